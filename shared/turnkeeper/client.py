@@ -1,0 +1,398 @@
+"""The producers' side: enqueue turns, follow them, cancel them, read them.
+
+`Turnkeeper` and `AsyncTurnkeeper` are the same, the second with `await`. Both run the same functions of
+`turnkeeper.turns` inside a transaction and tell the rest of the world afterwards.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from uuid import UUID
+
+import redis
+import redis.asyncio
+from celery import Celery
+from redis.exceptions import RedisError
+from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from turnkeeper import turns, views
+from turnkeeper.database import explaining_database_errors
+from turnkeeper.doorbell import producer_app, ring
+from turnkeeper.events import Event, TurnCancelled
+from turnkeeper.exceptions import BrokerUnavailable, InvalidRequest
+from turnkeeper.follow import BLOCK_MS, FIELD, Entry, Follower, stored_events
+from turnkeeper.keys import CANCEL_CHANNEL, events_key
+from turnkeeper.requests import TurnRequest
+from turnkeeper.settings import Connections
+from turnkeeper.turns import Cancelled, Enqueued
+from turnkeeper.views import TurnView
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+REDIS_TIMEOUT_SECONDS = 5
+"""Longer than a follower's blocking read, shorter than a person's patience."""
+
+
+class _Keeper:
+    """What both clients share: where things are, and what a request is."""
+
+    def __init__(
+        self,
+        *,
+        database_url: str | None = None,
+        redis_url: str | None = None,
+        broker_url: str | None = None,
+        queue: str | None = None,
+        default_provider: str | None = None,
+    ) -> None:
+        self.settings = Connections.load(
+            database_url=database_url,
+            redis_url=redis_url,
+            broker_url=broker_url,
+            queue=queue,
+            default_provider=default_provider,
+        )
+
+    @cached_property
+    def _celery(self) -> Celery:
+        return producer_app(self.settings.broker, self.settings.queue)
+
+    def _request(self, chat: UUID | str | None, text: str | None, options: dict[str, Any]) -> TurnRequest:
+        given = {name: value for name, value in options.items() if value is not None}
+        request = TurnRequest.parse({"chat_id": chat, "text": text, **given})
+        if request.chat_id is None and request.provider is None:
+            return request.model_copy(update={"provider": self.settings.default_provider})
+        return request
+
+    def _explaining(self) -> Any:
+        return explaining_database_errors(self.settings.database)
+
+
+class Turnkeeper(_Keeper):
+    """The blocking client.  Safe to share between threads; close it, or use it as a context manager."""
+
+    @cached_property
+    def _engine(self) -> Engine:
+        return create_engine(self.settings.database, pool_pre_ping=True)
+
+    @cached_property
+    def _redis(self) -> "redis.Redis":
+        url = self.settings.redis_url.get_secret_value()
+        return redis.Redis.from_url(
+            url, socket_timeout=REDIS_TIMEOUT_SECONDS, socket_connect_timeout=REDIS_TIMEOUT_SECONDS
+        )
+
+    def enqueue(
+        self,
+        chat: UUID | str | None,
+        text: str | None = None,
+        *,
+        connection: Connection | None = None,
+        **options: Any,
+    ) -> Enqueued:
+        """Store a turn and tell the workers.
+
+        Args:
+            chat: The chat to continue; None starts a new one.
+            text: What the user says.
+            connection: Makes the turn part of the caller's own transaction. The workers find it within
+                seconds of the commit; `ring(turn.id)` after the commit saves these seconds.
+            options: The other fields of `TurnRequest`: parts, provider, model, instructions, options,
+                owner, idempotency_key, on_busy.
+
+        Raises:
+            InvalidRequest, UnknownChat, ChatBusy, IdempotencyConflict: Nothing was stored.
+            DatabaseUnavailable: Nothing was stored.
+        """
+        request = self._request(chat, text, options)
+        if connection is not None:
+            return turns.enqueue(connection, request, is_rung=False)
+        enqueued = self._transact(turns.enqueue, request)
+        self._announce_stops(enqueued)
+        return enqueued if not enqueued.is_due or self.ring(enqueued.id) else replace(enqueued, is_rung=False)
+
+    def ring(self, turn_id: UUID) -> bool:
+        """Tell the workers that a turn is due; False where the broker is away and the rescue will do it."""
+        try:
+            ring(self._celery, turn_id)
+        except BrokerUnavailable as error:
+            log.warning("turn %s is stored and waits: %s", turn_id, error)
+            self._transact(turns.forget_ring, turn_id)
+            return False
+        return True
+
+    def cancel(self, turn_id: UUID | str) -> Cancelled:
+        """End a waiting turn, or ask the worker of a running one to stop.  Raises UnknownTurn."""
+        cancelled = self._transact(turns.cancel, _uuid(turn_id))
+        if cancelled.changed:
+            self._say(_cancelled_event(cancelled.id, cancelled.epoch))
+        else:
+            self._stop([cancelled.id])
+        if cancelled.woken:
+            self.ring(cancelled.woken)
+        return cancelled
+
+    def retry(self, turn_id: UUID | str) -> Enqueued:
+        """Skip a turn's countdown, or answer a failed turn anew.  Raises UnknownTurn or NotRetryable."""
+        enqueued = self._transact(turns.retry, _uuid(turn_id))
+        self.ring(enqueued.id)
+        return enqueued
+
+    def show(self, turn_id: UUID | str) -> TurnView:
+        """Read everything stored about a turn.  Raises UnknownTurn or TurnRejected."""
+        return self._transact(views.show, _uuid(turn_id))
+
+    def erase(self, chat_id: UUID | str) -> None:
+        """Delete a chat with its turns, messages and live events.  Raises UnknownChat."""
+        erased = self._transact(turns.erase_chat, _uuid(chat_id))
+        with _best_effort("erase the live events"):
+            if erased:
+                self._redis.delete(*map(events_key, erased))
+
+    def follow(self, turn_id: UUID | str, *, after: str = "") -> Iterator[Event]:
+        """Yield the events of a turn as they happen, until it ends.
+
+        Args:
+            turn_id: The turn.
+            after: The `id` of the last event that was seen, to resume exactly behind it.
+
+        Raises:
+            UnknownTurn, TurnRejected, DatabaseUnavailable
+        """
+        turn = _uuid(turn_id)
+        follower = Follower(cursor=after)
+        ending = self._transact(stored_events, turn)
+        yield from follower.backlog(self._read(turn, follower.cursor, block_ms=0))
+        while not follower.is_over and not ending:
+            if entries := self._read(turn, follower.cursor, block_ms=BLOCK_MS):
+                yield from follower.admit(entries)
+                continue
+            ending = self._transact(stored_events, turn)
+        if not follower.is_over:
+            # It ended while we looked: what the stream still holds goes first.
+            yield from follower.admit(self._read(turn, follower.cursor, block_ms=0))
+        if not follower.is_over:
+            yield from ending
+
+    def close(self) -> None:
+        """Give the connections back."""
+        if "_engine" in self.__dict__:
+            self._engine.dispose()
+        if "_redis" in self.__dict__:
+            self._redis.close()
+        if "_celery" in self.__dict__:
+            self._celery.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _transact(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        with self._explaining(), self._engine.begin() as connection:
+            return work(connection, *args, **kwargs)
+
+    def _read(self, turn_id: UUID, cursor: str, *, block_ms: int) -> list[Entry]:
+        """Read what the stream holds behind *cursor*; nothing where Redis is away."""
+        try:
+            found = self._redis.xread({events_key(turn_id): cursor or "0"}, block=block_ms or None)
+        except RedisError as error:
+            log.debug("the live events cannot be read: %s", error)
+            time.sleep(block_ms / 1000)
+            return []
+        return _entries(found)
+
+    def _announce_stops(self, enqueued: Enqueued) -> None:
+        for turn_id, epoch in enqueued.cancelled:
+            self._say(_cancelled_event(turn_id, epoch))
+        self._stop(enqueued.interrupted)
+
+    def _say(self, event: Event) -> None:
+        with _best_effort("publish an event"):
+            self._redis.xadd(events_key(event.turn_id), {FIELD: event.model_dump_json(exclude={"id"})})
+
+    def _stop(self, running: Iterable[UUID]) -> None:
+        with _best_effort("tell the worker to stop"):
+            for turn_id in running:
+                self._redis.publish(CANCEL_CHANNEL, str(turn_id))
+
+
+class AsyncTurnkeeper(_Keeper):
+    """The client for an event loop.  Use it from one loop; close it, or use it as a context manager."""
+
+    @cached_property
+    def _engine(self) -> AsyncEngine:
+        return create_async_engine(self.settings.database, pool_pre_ping=True)
+
+    @cached_property
+    def _redis(self) -> "redis.asyncio.Redis":
+        url = self.settings.redis_url.get_secret_value()
+        return redis.asyncio.Redis.from_url(
+            url, socket_timeout=REDIS_TIMEOUT_SECONDS, socket_connect_timeout=REDIS_TIMEOUT_SECONDS
+        )
+
+    async def enqueue(
+        self,
+        chat: UUID | str | None,
+        text: str | None = None,
+        *,
+        connection: AsyncConnection | None = None,
+        **options: Any,
+    ) -> Enqueued:
+        """Store a turn and tell the workers; see `Turnkeeper.enqueue`."""
+        request = self._request(chat, text, options)
+        if connection is not None:
+            return await connection.run_sync(turns.enqueue, request, is_rung=False)
+        enqueued = await self._transact(turns.enqueue, request)
+        await self._announce_stops(enqueued)
+        if not enqueued.is_due or await self.ring(enqueued.id):
+            return enqueued
+        return replace(enqueued, is_rung=False)
+
+    async def ring(self, turn_id: UUID) -> bool:
+        """Tell the workers that a turn is due; False where the broker is away and the rescue will do it."""
+        try:
+            await asyncio.to_thread(ring, self._celery, turn_id)
+        except BrokerUnavailable as error:
+            log.warning("turn %s is stored and waits: %s", turn_id, error)
+            await self._transact(turns.forget_ring, turn_id)
+            return False
+        return True
+
+    async def cancel(self, turn_id: UUID | str) -> Cancelled:
+        """End a waiting turn, or ask the worker of a running one to stop.  Raises UnknownTurn."""
+        cancelled = await self._transact(turns.cancel, _uuid(turn_id))
+        if cancelled.changed:
+            await self._say(_cancelled_event(cancelled.id, cancelled.epoch))
+        else:
+            await self._stop([cancelled.id])
+        if cancelled.woken:
+            await self.ring(cancelled.woken)
+        return cancelled
+
+    async def retry(self, turn_id: UUID | str) -> Enqueued:
+        """Skip a turn's countdown, or answer a failed turn anew.  Raises UnknownTurn or NotRetryable."""
+        enqueued = await self._transact(turns.retry, _uuid(turn_id))
+        await self.ring(enqueued.id)
+        return enqueued
+
+    async def show(self, turn_id: UUID | str) -> TurnView:
+        """Read everything stored about a turn.  Raises UnknownTurn or TurnRejected."""
+        return await self._transact(views.show, _uuid(turn_id))
+
+    async def erase(self, chat_id: UUID | str) -> None:
+        """Delete a chat with its turns, messages and live events.  Raises UnknownChat."""
+        erased = await self._transact(turns.erase_chat, _uuid(chat_id))
+        with _best_effort("erase the live events"):
+            if erased:
+                await self._redis.delete(*map(events_key, erased))
+
+    async def follow(self, turn_id: UUID | str, *, after: str = "") -> AsyncIterator[Event]:
+        """Yield the events of a turn as they happen, until it ends; see `Turnkeeper.follow`."""
+        turn = _uuid(turn_id)
+        follower = Follower(cursor=after)
+        ending = await self._transact(stored_events, turn)
+        for event in follower.backlog(await self._read(turn, follower.cursor, block_ms=0)):
+            yield event
+        while not follower.is_over and not ending:
+            if entries := await self._read(turn, follower.cursor, block_ms=BLOCK_MS):
+                for event in follower.admit(entries):
+                    yield event
+                continue
+            ending = await self._transact(stored_events, turn)
+        if not follower.is_over:
+            # It ended while we looked: what the stream still holds goes first.
+            for event in follower.admit(await self._read(turn, follower.cursor, block_ms=0)):
+                yield event
+        if not follower.is_over:
+            for event in ending:
+                yield event
+
+    async def close(self) -> None:
+        """Give the connections back."""
+        if "_engine" in self.__dict__:
+            await self._engine.dispose()
+        if "_redis" in self.__dict__:
+            await self._redis.aclose()
+        if "_celery" in self.__dict__:
+            self._celery.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _transact(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        with self._explaining():
+            async with self._engine.begin() as connection:
+                return await connection.run_sync(work, *args, **kwargs)
+
+    async def _read(self, turn_id: UUID, cursor: str, *, block_ms: int) -> list[Entry]:
+        try:
+            found = await self._redis.xread({events_key(turn_id): cursor or "0"}, block=block_ms or None)
+        except RedisError as error:
+            log.debug("the live events cannot be read: %s", error)
+            await asyncio.sleep(block_ms / 1000)
+            return []
+        return _entries(found)
+
+    async def _announce_stops(self, enqueued: Enqueued) -> None:
+        for turn_id, epoch in enqueued.cancelled:
+            await self._say(_cancelled_event(turn_id, epoch))
+        await self._stop(enqueued.interrupted)
+
+    async def _say(self, event: Event) -> None:
+        with _best_effort("publish an event"):
+            await self._redis.xadd(events_key(event.turn_id), {FIELD: event.model_dump_json(exclude={"id"})})
+
+    async def _stop(self, running: Iterable[UUID]) -> None:
+        with _best_effort("tell the worker to stop"):
+            for turn_id in running:
+                await self._redis.publish(CANCEL_CHANNEL, str(turn_id))
+
+
+def _uuid(turn_id: UUID | str) -> UUID:
+    try:
+        return turn_id if isinstance(turn_id, UUID) else UUID(turn_id)
+    except ValueError:
+        raise InvalidRequest(f"{turn_id!r} is no id; `enqueue` prints the id to use") from None
+
+
+def _entries(found: Any) -> list[Entry]:
+    """Take the entries of the one stream that was read, in the form of either Redis protocol."""
+    if isinstance(found, dict):
+        return [entry for pages in found.values() for page in pages for entry in page]
+    return [entry for _, entries in found or () for entry in entries]
+
+
+def _cancelled_event(turn_id: UUID, epoch: int) -> TurnCancelled:
+    return TurnCancelled(turn_id=turn_id, epoch=epoch)
+
+
+@contextmanager
+def _best_effort(what: str) -> Iterator[None]:
+    """Let a failure of Redis pass: PostgreSQL holds the truth, and Redis only makes it known sooner."""
+    try:
+        yield
+    except RedisError as error:
+        log.warning("could not %s: %s", what, error)

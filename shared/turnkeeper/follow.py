@@ -1,0 +1,93 @@
+"""Following a turn: what to believe of its live stream, and what to say when the stream is gone.
+
+Nothing here does I/O but `stored_events`; the clients read the stream and ask the database.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+from uuid import UUID
+
+from pydantic import ValidationError
+from sqlalchemy import Connection
+
+from turnkeeper.errors import ChatError, ErrorKind
+from turnkeeper.events import (
+    Event,
+    Fence,
+    FinalEvent,
+    TurnCancelled,
+    TurnCommitted,
+    TurnCompleted,
+    TurnFailed,
+    read_event,
+    unvoided,
+)
+from turnkeeper.states import TurnState
+from turnkeeper.views import TurnView, show
+
+Entry: TypeAlias = tuple[bytes, Mapping[bytes, bytes]]
+
+FIELD = b"event"
+"""The one field of a stream entry; it holds the event as JSON."""
+BLOCK_MS = 1000
+"""How long a follower waits for the stream before it asks the database whether the turn has ended."""
+
+
+@dataclass(slots=True)
+class Follower:
+    """Turns entries of the stream into the events that may be shown, once each."""
+
+    cursor: str = ""
+    """The id of the last entry that was read; resume after it."""
+    is_over: bool = False
+    _fence: Fence = field(default_factory=Fence)
+
+    def backlog(self, entries: Iterable[Entry]) -> list[Event]:
+        """Admit what had been said before we came, without what is void by now."""
+        return unvoided(self.admit(entries))
+
+    def admit(self, entries: Iterable[Entry]) -> list[Event]:
+        """Decode *entries*, drop those of a fenced worker, and stop at the final event."""
+        admitted: list[Event] = []
+        for identifier, content in entries:
+            self.cursor = identifier.decode()
+            event = self._read(content)
+            if event is None or self.is_over or not self._fence.admits(event):
+                continue
+            admitted.append(event)
+            self.is_over = isinstance(event, FinalEvent)
+        return admitted
+
+    def _read(self, content: Mapping[bytes, bytes]) -> Event | None:
+        try:
+            return read_event(self.cursor, content.get(FIELD, b""))
+        except ValidationError:
+            # A newer worker may say what this follower cannot understand yet.
+            return None
+
+
+def stored_events(connection: Connection, turn_id: UUID) -> list[Event]:
+    """Tell the end of a turn from the database; nothing while it has not ended.
+
+    Raises UnknownTurn or TurnRejected.
+    """
+    return ending(show(connection, turn_id))
+
+
+def ending(turn: TurnView) -> list[Event]:
+    """Return the events that a follower who saw nothing needs, or none while the turn goes on."""
+    said = tuple(message for message in turn.messages if message.role == "assistant")
+    position = len(turn.messages) - len(said)
+    common = {"turn_id": turn.id, "epoch": turn.epoch, "step": turn.step, "attempt": turn.attempt}
+    match turn.state:
+        case TurnState.COMPLETED:
+            committed = TurnCommitted(**common, position=position, messages=said)
+            return [committed, TurnCompleted(**common, usage=turn.usage)]
+        case TurnState.FAILED:
+            error = turn.error or ChatError(kind=ErrorKind.GENERIC, message="The turn failed.")
+            return [TurnFailed(**common, error=error)]
+        case TurnState.CANCELLED:
+            return [TurnCancelled(**common, position=position, messages=said)]
+        case TurnState.QUEUED | TurnState.RUNNING | TurnState.RETRYING:
+            return []

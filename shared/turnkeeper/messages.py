@@ -1,0 +1,94 @@
+"""The normal form of what is said in a chat: messages of parts, whatever provider they came from."""
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+Role = Literal["user", "assistant"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Text(_Part):
+    """Words, of either side."""
+
+    type: Literal["text"] = "text"
+    text: str
+
+
+class Image(_Part):
+    """A picture that the user shows."""
+
+    type: Literal["image"] = "image"
+    url: str
+    """An `https:` or a `data:` URL."""
+
+
+class Reasoning(_Part):
+    """What the model thought before it spoke; meaningful only to the provider that wrote it."""
+
+    type: Literal["reasoning"] = "reasoning"
+    text: str = ""
+    """The summary, where the provider shows one."""
+    id: str | None = None
+    encrypted: str | None = None
+
+
+class ToolCall(_Part):
+    """The model asks for a tool to be run."""
+
+    type: Literal["tool_call"] = "tool_call"
+    call_id: str
+    name: str
+    arguments: str
+    """JSON, exactly as the model wrote it."""
+
+
+class ToolResult(_Part):
+    """What a tool answered."""
+
+    type: Literal["tool_result"] = "tool_result"
+    call_id: str
+    output: str
+    is_error: bool = False
+
+
+class WebSearch(_Part):
+    """A search that the provider ran itself."""
+
+    type: Literal["web_search"] = "web_search"
+    id: str | None = None
+    action: dict[str, object] | None = None
+
+
+class Refusal(_Part):
+    """The model's own words for not answering."""
+
+    type: Literal["refusal"] = "refusal"
+    text: str
+
+
+Part: TypeAlias = Annotated[
+    Text | Image | Reasoning | ToolCall | ToolResult | WebSearch | Refusal, Field(discriminator="type")
+]
+Parts: TypeAdapter[tuple[Part, ...]] = TypeAdapter(tuple[Part, ...])
+
+
+class Message(BaseModel):
+    """One side's contribution."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    role: Role
+    parts: tuple[Part, ...]
+
+    @property
+    def text(self) -> str:
+        """The words of the message, without reasoning or tools.
+
+        >>> Message(role="user", parts=(Text(text="Hel"), Text(text="lo"))).text
+        'Hello'
+        """
+        return "".join(part.text for part in self.parts if isinstance(part, Text | Refusal))

@@ -1,0 +1,125 @@
+"""What a producer asks for: one turn.  Validated here, whichever way it came in."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Annotated, Any, Self
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from turnkeeper.exceptions import InvalidRequest
+from turnkeeper.messages import Image, Part, Text, ToolResult
+from turnkeeper.states import OnBusy
+
+MAX_TEXT_BYTES = 10 * 1024 * 1024
+"""The longest input of a turn, in bytes of UTF-8; it is also OpenAI's limit for one text."""
+
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class TurnRequest(BaseModel):
+    """One request for an answer in a chat."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    chat_id: UUID | None = None
+    """The chat to continue; None starts a new one."""
+    text: str | None = None
+    parts: tuple[Text | Image | ToolResult, ...] = ()
+    """The input where text alone does not say it; either this or `text`."""
+    provider: Name | None = None
+    """A configured provider; None takes the chat's, then `TURNKEEPER_DEFAULT_PROVIDER`."""
+    model: Name | None = None
+    """The provider's name of a model; None takes the chat's, then the provider's configured one."""
+    instructions: str | None = None
+    """The system prompt of a new chat."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Further fields of the provider's request, such as `{"temperature": 0}`."""
+    owner: Annotated[str, Field(max_length=200)] = ""
+    """Whose turn it is; idempotency keys are unique per owner."""
+    idempotency_key: Name | None = None
+    on_busy: OnBusy = OnBusy.QUEUE
+
+    @model_validator(mode="after")
+    def _is_storable(self) -> Self:
+        for text in _texts(self.model_dump()):
+            _check_storable(text)
+        return self
+
+    @model_validator(mode="after")
+    def _has_one_input(self) -> Self:
+        if (self.text is None) == (not self.parts):
+            raise ValueError("give either text or parts")
+        if self.text is not None and not self.text.strip():
+            raise ValueError("the text is empty; say something")
+        size = sum(_size(part) for part in self.input)
+        if size > MAX_TEXT_BYTES:
+            raise ValueError(
+                f"the input has {size:,} bytes and {MAX_TEXT_BYTES:,} are allowed; "
+                "shorten it, or send it in several turns"
+            )
+        return self
+
+    @property
+    def input(self) -> tuple[Part, ...]:
+        """The parts of the user's message."""
+        return (Text(text=self.text),) if self.text is not None else self.parts
+
+    def digest(self) -> str:
+        """Return a fingerprint that equal requests share, whatever their idempotency key."""
+        content = self.model_dump(mode="json", exclude={"idempotency_key", "on_busy"})
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    @classmethod
+    def parse(cls, content: object) -> Self:
+        """Validate *content*.  Raises InvalidRequest with one line that names the field."""
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            raise InvalidRequest(explain(error)) from None
+
+
+def explain(error: ValidationError) -> str:
+    """Say in one line what is wrong with which field, without repeating the input."""
+    return "; ".join(
+        _explain_one(tuple(one["loc"]), one["msg"]) for one in error.errors(include_url=False)[:3]
+    )
+
+
+def _explain_one(location: tuple[int | str, ...], message: str) -> str:
+    where = ".".join(str(step) for step in location)
+    what = message.removeprefix("Value error, ")
+    return f"{where}: {what}" if where else what
+
+
+def _check_storable(text: str) -> None:
+    if "\0" in text:
+        raise ValueError("the text holds a NUL character, which PostgreSQL cannot store; remove it")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("the text holds half of a surrogate pair; send valid Unicode") from None
+
+
+def _texts(value: object) -> Iterator[str]:
+    match value:
+        case str():
+            yield value
+        case dict():
+            for key, item in value.items():
+                yield from _texts(key)
+                yield from _texts(item)
+        case list() | tuple():
+            for item in value:
+                yield from _texts(item)
+        case _:
+            return
+
+
+def _size(part: Part) -> int:
+    match part:
+        case Text(text=content) | ToolResult(output=content) | Image(url=content):
+            return len(content.encode())
+        case _:
+            return 0

@@ -1,0 +1,217 @@
+"""The tables.  Each invariant that SQL can state is stated here as a constraint."""
+
+from collections.abc import Iterable
+from enum import StrEnum
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Computed,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from turnkeeper.states import FINAL_STATES, WAITING_STATES, AttemptOutcome, ToolRunState, TurnState
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _one_of(column: str, values: Iterable[StrEnum]) -> str:
+    return f"{column} IN ({', '.join(sorted(repr(str(value)) for value in values))})"
+
+
+def _id() -> Column[object]:
+    return Column("id", Uuid, primary_key=True)
+
+
+def _at(name: str, *, default: bool = False, nullable: bool = True) -> Column[object]:
+    return Column(
+        name,
+        DateTime(timezone=True),
+        nullable=nullable and not default,
+        server_default=func.now() if default else None,
+    )
+
+
+def _count(name: str) -> Column[object]:
+    return Column(name, Integer, nullable=False, server_default=text("0"))
+
+
+_FINAL = _one_of("state", FINAL_STATES)
+_WAITING = _one_of("state", WAITING_STATES)
+
+workers = Table(
+    "workers",
+    metadata,
+    _id(),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("concurrency", Integer, nullable=False),
+    _at("started_at", default=True),
+    # The lease of every turn that this process runs: it lives while this is fresh by the database's clock.
+    _at("heartbeat_at", default=True),
+)
+
+chats = Table(
+    "chats",
+    metadata,
+    _id(),
+    Column("owner", Text, nullable=False, server_default=text("''")),
+    Column("provider", Text, nullable=False),
+    Column("model", Text),
+    Column("instructions", Text),
+    # The seq of the newest turn; raising it is how enqueue locks the chat and takes a number.
+    _count("turn_count"),
+    Column("anchor", JSONB(none_as_null=True)),
+    Column("last_error", JSONB(none_as_null=True)),
+    _at("created_at", default=True),
+    _at("updated_at", default=True),
+    CheckConstraint("turn_count >= 0", name="turn_count_range"),
+)
+
+turns = Table(
+    "turns",
+    metadata,
+    _id(),
+    Column("chat_id", Uuid, ForeignKey("chats.id", ondelete="CASCADE"), nullable=False),
+    Column("seq", Integer, nullable=False),
+    Column("owner", Text, nullable=False, server_default=text("''")),
+    Column("state", Text, nullable=False, server_default=text("'queued'")),
+    # The fencing number of the lease: raised by every claim, rescue and cancel, named by every write.
+    _count("epoch"),
+    Column("worker_id", Uuid),
+    Column("step", Integer, nullable=False, server_default=text("1")),
+    _count("attempt"),
+    # Attempts of this step that count against the retry budget; a heal or a hand back does not.
+    _count("spent"),
+    Column("healed", Boolean, nullable=False, server_default=text("false")),
+    _at("available_at"),
+    # When the broker was last told; the rescue loop tells it again when that is long ago.
+    _at("rung_at"),
+    _at("cancel_requested_at"),
+    Column("provider", Text, nullable=False),
+    Column("model", Text),
+    Column("options", JSONB, nullable=False, server_default=text("'{}'")),
+    Column("idempotency_key", Text),
+    Column("request_digest", Text, nullable=False),
+    Column("retry_of", Uuid, ForeignKey("turns.id", ondelete="SET NULL")),
+    Column("error", JSONB(none_as_null=True)),
+    Column("usage", JSONB(none_as_null=True)),
+    _at("created_at", default=True),
+    _at("started_at"),
+    _at("finished_at"),
+    UniqueConstraint("chat_id", "seq"),
+    CheckConstraint(_one_of("state", TurnState), name="state_known"),
+    CheckConstraint(f"({_FINAL}) = (finished_at IS NOT NULL)", name="final_is_finished"),
+    CheckConstraint("(state = 'running') = (worker_id IS NOT NULL)", name="running_has_a_worker"),
+    CheckConstraint(f"available_at IS NULL OR {_WAITING}", name="only_waiting_is_available"),
+    CheckConstraint("state <> 'retrying' OR available_at IS NOT NULL", name="retrying_is_due_sometime"),
+    CheckConstraint("(state = 'failed') = (error IS NOT NULL)", name="failed_has_an_error"),
+    CheckConstraint(
+        "seq > 0 AND epoch >= 0 AND step > 0 AND attempt >= 0 AND spent >= 0", name="counts_range"
+    ),
+)
+
+Index("ix_turns_one_runs", turns.c.chat_id, unique=True, postgresql_where=text("state = 'running'"))
+Index("ix_turns_open", turns.c.chat_id, turns.c.seq, postgresql_where=text("finished_at IS NULL"))
+Index("ix_turns_due", turns.c.available_at, postgresql_where=text("available_at IS NOT NULL"))
+Index("ix_turns_held", turns.c.worker_id, postgresql_where=text("state = 'running'"))
+Index(
+    "ix_turns_idempotency",
+    turns.c.owner,
+    turns.c.idempotency_key,
+    unique=True,
+    postgresql_where=text("idempotency_key IS NOT NULL"),
+)
+
+messages = Table(
+    "messages",
+    metadata,
+    Column("turn_id", Uuid, ForeignKey("turns.id", ondelete="CASCADE"), primary_key=True),
+    # The user's message of a turn is 0; a step's messages follow.
+    Column("position", Integer, primary_key=True),
+    Column("chat_id", Uuid, ForeignKey("chats.id", ondelete="CASCADE"), nullable=False),
+    Column("turn_seq", Integer, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("parts", JSONB, nullable=False),
+    Column("provider", Text),
+    Column("model", Text),
+    Column("response_id", Text),
+    # Changes with the content, whoever changes it: what an anchor stands for is compared by these.
+    Column("digest", Text, Computed("md5(role || ' ' || parts::text)", persisted=True), nullable=False),
+    _at("created_at", default=True),
+    CheckConstraint("role IN ('assistant', 'user')", name="role_known"),
+    CheckConstraint("position >= 0 AND turn_seq > 0", name="place_range"),
+    Index("ix_messages_history", "chat_id", "turn_seq", "position"),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("turn_id", Uuid, ForeignKey("turns.id", ondelete="CASCADE"), primary_key=True),
+    Column("step", Integer, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("epoch", Integer, nullable=False),
+    Column("worker_id", Uuid, nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("model", Text),
+    Column("chained", Boolean, nullable=False),
+    Column("outcome", Text, nullable=False, server_default=text("'running'")),
+    Column("error", JSONB(none_as_null=True)),
+    # What decided: status, machine code, request id, rule, evidence, hint. Never a body or a prompt.
+    Column("facts", JSONB(none_as_null=True)),
+    Column("delay_ms", BigInteger),
+    Column("response_id", Text),
+    Column("usage", JSONB(none_as_null=True)),
+    _at("started_at", default=True),
+    _at("first_event_at"),
+    _at("finished_at"),
+    CheckConstraint(_one_of("outcome", AttemptOutcome), name="outcome_known"),
+    CheckConstraint("(outcome = 'running') = (finished_at IS NULL)", name="ended_is_finished"),
+    CheckConstraint("step > 0 AND number > 0 AND epoch > 0 AND delay_ms >= 0", name="numbers_range"),
+)
+
+tool_runs = Table(
+    "tool_runs",
+    metadata,
+    Column("turn_id", Uuid, ForeignKey("turns.id", ondelete="CASCADE"), primary_key=True),
+    Column("call_id", Text, primary_key=True),
+    Column("step", Integer, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("idempotent", Boolean, nullable=False),
+    Column("state", Text, nullable=False, server_default=text("'started'")),
+    Column("epoch", Integer, nullable=False),
+    Column("result", JSONB(none_as_null=True)),
+    _at("started_at", default=True),
+    _at("finished_at"),
+    CheckConstraint(_one_of("state", ToolRunState), name="state_known"),
+    CheckConstraint("(state = 'started') = (finished_at IS NULL)", name="ended_is_finished"),
+)
+
+rejections = Table(
+    "rejections",
+    metadata,
+    _id(),
+    Column("reason", Text, nullable=False),
+    _at("received_at", default=True),
+)

@@ -1,0 +1,353 @@
+"""What a producer may do to a turn: enqueue, cancel, retry.
+
+Every function takes an open connection and leaves the transaction to its owner, so a producer can
+make a turn part of its own. Whoever changes turns of a chat locks the chat first; that order, chat before
+turn, holds in the workers too and is what keeps them from deadlocks.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import Connection, Row, and_, exists, func, or_, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from turnkeeper.exceptions import (
+    ChatBusy,
+    IdempotencyConflict,
+    InvalidRequest,
+    NotRetryable,
+    TurnRejected,
+    UnknownChat,
+    UnknownTurn,
+)
+from turnkeeper.messages import Parts
+from turnkeeper.requests import TurnRequest
+from turnkeeper.states import WAITING_STATES, OnBusy, TurnState
+from turnkeeper.tables import chats, messages, rejections, turns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enqueued:
+    """What enqueue stored."""
+
+    id: UUID
+    chat_id: UUID
+    is_new: bool
+    """False where the idempotency key, or the id, had been used for the same request before."""
+    is_due: bool
+    """Whether a worker may take it now; otherwise it waits behind another turn of its chat."""
+    is_rung: bool = True
+    """Whether the broker was told; if not, the rescue loop of the workers tells it within seconds."""
+    cancelled: tuple[tuple[UUID, int], ...] = ()
+    """Waiting turns that `on_busy=interrupt` ended, with their epochs."""
+    interrupted: tuple[UUID, ...] = ()
+    """Running turns that `on_busy=interrupt` asked to stop."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancelled:
+    """What cancel found and did."""
+
+    id: UUID
+    chat_id: UUID
+    state: TurnState
+    """`cancelled` where it had not run, `running` where its worker was asked to stop, else as it ended."""
+    epoch: int
+    changed: bool
+    """Whether this call ended it; a running turn is ended by its worker."""
+    woken: UUID | None = None
+    """The turn of the same chat that became due."""
+
+
+def enqueue(
+    connection: Connection, request: TurnRequest, *, turn_id: UUID | None = None, is_rung: bool = True
+) -> Enqueued:
+    """→ queued.  Store the turn and the user's message.
+
+    Args:
+        connection: An open transaction; its owner commits.
+        request: What is asked for.
+        turn_id: The id to give the turn; a second request with the same id is the same turn.
+        is_rung: Whether the caller rings after the commit; if not, the workers' rescue loop does.
+
+    Raises UnknownChat, ChatBusy, IdempotencyConflict, or InvalidRequest when no provider is named
+    by the request or its chat.
+    """
+    turn_id = turn_id or uuid4()
+    if (earlier := _find_earlier(connection, request, turn_id)) is not None:
+        return earlier
+    with connection.begin_nested() as savepoint:
+        chat = _lock_chat(connection, request) if request.chat_id else _create_chat(connection, request)
+        stopped = _settle_busy_chat(connection, request.on_busy, chat.id)
+        is_due = not _has_open_turn(connection, chat.id)
+        if _insert_turn(connection, request, turn_id, chat, is_due=is_due, is_rung=is_rung):
+            _insert_input(connection, request, turn_id, chat)
+            return Enqueued(
+                id=turn_id,
+                chat_id=chat.id,
+                is_new=True,
+                is_due=is_due,
+                is_rung=is_due and is_rung,
+                cancelled=stopped.cancelled,
+                interrupted=stopped.interrupted,
+            )
+        savepoint.rollback()
+    earlier = _find_earlier(connection, request, turn_id)
+    if earlier is None:  # pragma: no cover - the conflicting row was deleted in between
+        raise InvalidRequest("the chat was erased while the turn was enqueued; enqueue it again")
+    return earlier
+
+
+def _find_earlier(connection: Connection, request: TurnRequest, turn_id: UUID) -> Enqueued | None:
+    same = turns.c.id == turn_id
+    if request.idempotency_key is not None:
+        same = or_(
+            same,
+            and_(turns.c.owner == request.owner, turns.c.idempotency_key == request.idempotency_key),
+        )
+    columns = (turns.c.id, turns.c.chat_id, turns.c.request_digest)
+    row = connection.execute(select(*columns).where(same)).first()
+    if row is None:
+        return None
+    if row.request_digest != request.digest():
+        raise IdempotencyConflict(request.idempotency_key or str(turn_id), row.id)
+    return Enqueued(id=row.id, chat_id=row.chat_id, is_new=False, is_due=False)
+
+
+def _create_chat(connection: Connection, request: TurnRequest) -> Row[Any]:
+    if request.provider is None:
+        raise InvalidRequest("no provider is named; give one, or set TURNKEEPER_DEFAULT_PROVIDER")
+    return connection.execute(
+        insert(chats)
+        .values(
+            id=uuid4(),
+            owner=request.owner,
+            provider=request.provider,
+            model=request.model,
+            instructions=request.instructions,
+            turn_count=1,
+        )
+        .returning(chats)
+    ).one()
+
+
+def _lock_chat(connection: Connection, request: TurnRequest) -> Row[Any]:
+    assert request.chat_id is not None  # noqa: S101 - for the type checker; the caller branched on it
+    chat = connection.execute(
+        update(chats)
+        .where(chats.c.id == request.chat_id)
+        .values(turn_count=chats.c.turn_count + 1, updated_at=func.now())
+        .returning(chats)
+    ).first()
+    if chat is None:
+        raise UnknownChat(request.chat_id)
+    return chat
+
+
+@dataclass(frozen=True, slots=True)
+class _Stopped:
+    cancelled: tuple[tuple[UUID, int], ...] = ()
+    interrupted: tuple[UUID, ...] = ()
+
+
+def _settle_busy_chat(connection: Connection, on_busy: OnBusy, chat_id: UUID) -> _Stopped:
+    match on_busy:
+        case OnBusy.QUEUE:
+            return _Stopped()
+        case OnBusy.REJECT:
+            if _has_open_turn(connection, chat_id):
+                raise ChatBusy(chat_id)
+            return _Stopped()
+        case OnBusy.INTERRUPT:
+            return _stop_open_turns(connection, chat_id)
+
+
+def _stop_open_turns(connection: Connection, chat_id: UUID) -> _Stopped:
+    is_waiting = and_(turns.c.chat_id == chat_id, turns.c.state.in_(WAITING_STATES))
+    is_running = and_(turns.c.chat_id == chat_id, turns.c.state == TurnState.RUNNING)
+    ended = update(turns).where(is_waiting).values(_CANCELLED).returning(turns.c.id, turns.c.epoch)
+    asked = update(turns).where(is_running).values(_STOPPING).returning(turns.c.id)
+    return _Stopped(
+        cancelled=tuple((row.id, row.epoch) for row in connection.execute(ended)),
+        interrupted=tuple(connection.scalars(asked)),
+    )
+
+
+def _has_open_turn(connection: Connection, chat_id: UUID) -> bool:
+    is_open = and_(turns.c.chat_id == chat_id, turns.c.finished_at.is_(None))
+    return bool(connection.scalar(select(exists().where(is_open))))
+
+
+def _insert_turn(
+    connection: Connection,
+    request: TurnRequest,
+    turn_id: UUID,
+    chat: Row[Any],
+    *,
+    is_due: bool,
+    is_rung: bool,
+) -> bool:
+    statement = insert(turns).values(
+        id=turn_id,
+        chat_id=chat.id,
+        seq=chat.turn_count,
+        owner=request.owner,
+        available_at=func.now() if is_due else None,
+        rung_at=func.now() if is_due and is_rung else None,
+        provider=request.provider or chat.provider,
+        model=request.model or (chat.model if request.provider in {None, chat.provider} else None),
+        options=request.options,
+        idempotency_key=request.idempotency_key,
+        request_digest=request.digest(),
+    )
+    return connection.execute(statement.on_conflict_do_nothing().returning(turns.c.id)).first() is not None
+
+
+def _insert_input(connection: Connection, request: TurnRequest, turn_id: UUID, chat: Row[Any]) -> None:
+    connection.execute(
+        insert(messages).values(
+            turn_id=turn_id,
+            position=0,
+            chat_id=chat.id,
+            turn_seq=chat.turn_count,
+            role="user",
+            parts=Parts.dump_python(request.input, mode="json"),
+        )
+    )
+
+
+def lock_chat_of(connection: Connection, turn_id: UUID) -> UUID:
+    """Lock the chat of a turn and return its id.  Raises UnknownTurn."""
+    chat_id = select(turns.c.chat_id).where(turns.c.id == turn_id).scalar_subquery()
+    locked: UUID | None = connection.scalar(select(chats.c.id).where(chats.c.id == chat_id).with_for_update())
+    if locked is None:
+        raise unknown(connection, turn_id)
+    return locked
+
+
+_CANCELLED: Mapping[str, Any] = {
+    "state": TurnState.CANCELLED,
+    "epoch": turns.c.epoch + 1,
+    "available_at": None,
+    "finished_at": func.now(),
+}
+_STOPPING: Mapping[str, Any] = {"cancel_requested_at": func.coalesce(turns.c.cancel_requested_at, func.now())}
+
+
+def cancel(connection: Connection, turn_id: UUID) -> Cancelled:
+    """queued, retrying → cancelled; a running turn's worker is asked to stop.  Raises UnknownTurn."""
+    chat_id = lock_chat_of(connection, turn_id)
+    this = turns.c.id == turn_id
+    is_waiting = and_(this, turns.c.state.in_(WAITING_STATES))
+    if ended := connection.execute(
+        update(turns).where(is_waiting).values(_CANCELLED).returning(turns)
+    ).first():
+        woken = wake_next(connection, chat_id)
+        return _cancelled(ended, changed=True, woken=woken)
+    is_running = and_(this, turns.c.state == TurnState.RUNNING)
+    if asked := connection.execute(
+        update(turns).where(is_running).values(_STOPPING).returning(turns)
+    ).first():
+        return _cancelled(asked, changed=False)
+    found = connection.execute(select(turns).where(this).with_for_update()).one()
+    # A worker may have moved it from running to retrying between the two statements; now it holds still.
+    return _cancelled(found, changed=False) if found.finished_at else cancel(connection, turn_id)
+
+
+def _cancelled(row: Row[Any], *, changed: bool, woken: UUID | None = None) -> Cancelled:
+    return Cancelled(
+        id=row.id,
+        chat_id=row.chat_id,
+        state=TurnState(row.state),
+        epoch=row.epoch,
+        changed=changed,
+        woken=woken,
+    )
+
+
+def wake_next(connection: Connection, chat_id: UUID) -> UUID | None:
+    """Make the first unfinished turn of a chat due, unless it is already; return it when it became so."""
+    is_open = and_(turns.c.chat_id == chat_id, turns.c.finished_at.is_(None))
+    head = select(turns.c.id).where(is_open).order_by(turns.c.seq).limit(1).scalar_subquery()
+    woken: UUID | None = connection.scalar(
+        update(turns)
+        .where(turns.c.id == head, turns.c.state == TurnState.QUEUED, turns.c.available_at.is_(None))
+        .values(available_at=func.now(), rung_at=func.now())
+        .returning(turns.c.id)
+    )
+    return woken
+
+
+def retry(connection: Connection, turn_id: UUID) -> Enqueued:
+    """Try again: skip the countdown of a waiting turn, or answer a failed one's message in a new turn.
+
+    Raises UnknownTurn, or NotRetryable for a turn that is running, completed, cancelled, or no longer
+    the last of its chat.
+    """
+    chat_id = lock_chat_of(connection, turn_id)
+    hurried = connection.execute(
+        update(turns)
+        .where(turns.c.id == turn_id, turns.c.state == TurnState.RETRYING)
+        .values(available_at=func.now(), rung_at=func.now())
+        .returning(turns.c.id)
+    ).first()
+    if hurried is not None:
+        return Enqueued(id=turn_id, chat_id=chat_id, is_new=False, is_due=True)
+    turn = connection.execute(select(turns).where(turns.c.id == turn_id)).one()
+    chat = connection.execute(select(chats).where(chats.c.id == chat_id)).one()
+    if turn.state != TurnState.FAILED:
+        raise NotRetryable(turn_id, f"it is {turn.state}; only failed and waiting turns can be")
+    if turn.seq != chat.turn_count:
+        raise NotRetryable(turn_id, "the chat has gone on since; enqueue a new turn")
+    return _repeat(connection, turn)
+
+
+def _repeat(connection: Connection, turn: Row[Any]) -> Enqueued:
+    """Store a turn without a message of its own: the history already ends with the unanswered one."""
+    new = uuid4()
+    connection.execute(update(chats).where(chats.c.id == turn.chat_id).values(turn_count=turn.seq + 1))
+    connection.execute(
+        insert(turns).values(
+            id=new,
+            chat_id=turn.chat_id,
+            seq=turn.seq + 1,
+            owner=turn.owner,
+            available_at=func.now(),
+            rung_at=func.now(),
+            provider=turn.provider,
+            model=turn.model,
+            options=turn.options,
+            request_digest=turn.request_digest,
+            retry_of=turn.id,
+        )
+    )
+    return Enqueued(id=new, chat_id=turn.chat_id, is_new=True, is_due=True)
+
+
+def forget_ring(connection: Connection, turn_id: UUID) -> None:
+    """Note that the broker was not told, so that the next rescue tells it."""
+    connection.execute(update(turns).where(turns.c.id == turn_id).values(rung_at=None))
+
+
+def erase_chat(connection: Connection, chat_id: UUID) -> list[UUID]:
+    """Delete a chat with all of its turns and messages; return the turns.  Raises UnknownChat."""
+    ids = list(connection.scalars(select(turns.c.id).where(turns.c.chat_id == chat_id)))
+    if connection.execute(chats.delete().where(chats.c.id == chat_id)).rowcount == 0:
+        raise UnknownChat(chat_id)
+    return ids
+
+
+def unknown(connection: Connection, turn_id: UUID) -> UnknownTurn | TurnRejected:
+    """Say why there is no such turn."""
+    reason = connection.scalar(select(rejections.c.reason).where(rejections.c.id == turn_id))
+    return UnknownTurn(turn_id) if reason is None else TurnRejected(turn_id, reason)
+
+
+def find_state(connection: Connection, turn_id: UUID) -> TurnState:
+    """Return the state of a turn.  Raises UnknownTurn or TurnRejected."""
+    state = connection.scalar(select(turns.c.state).where(turns.c.id == turn_id))
+    if state is None:
+        raise unknown(connection, turn_id)
+    return TurnState(state)
