@@ -201,9 +201,7 @@ class Turnkeeper(_Keeper):
     ) -> None:
         self.close()
 
-    def _transact(
-        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
+    def _transact(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         with self._explaining(), self._engine.begin() as connection:
             return work(connection, *args, **kwargs)
 

@@ -103,9 +103,7 @@ class IdempotencyConflict(TurnkeeperError):
         self.turn_id = turn_id
 
     def __str__(self) -> str:
-        return (
-            f"idempotency key {self.key!r} was used for another request, turn {self.turn_id}; use a new key"
-        )
+        return f"idempotency key {self.key!r} was used for another request, turn {self.turn_id}; use a new key"
 
 
 class DatabaseUnavailable(TurnkeeperError):
@@ -118,8 +116,8 @@ class DatabaseUnavailable(TurnkeeperError):
 
     def __str__(self) -> str:
         return (
-            f"PostgreSQL at {self.address} cannot be used: {self.reason}; nothing was stored, "
-            "check TURNKEEPER_DATABASE_URL"
+            f"PostgreSQL at {self.address} cannot be used: {self.reason}; "
+            "nothing was changed; check TURNKEEPER_DATABASE_URL"
         )
 
 

@@ -82,9 +82,7 @@ class TurnRequest(BaseModel):
 
 def explain(error: ValidationError) -> str:
     """Say in one line what is wrong with which field, without repeating the input."""
-    return "; ".join(
-        _explain_one(tuple(one["loc"]), one["msg"]) for one in error.errors(include_url=False)[:3]
-    )
+    return "; ".join(_explain_one(tuple(one["loc"]), one["msg"]) for one in error.errors(include_url=False)[:3])
 
 
 def _explain_one(location: tuple[int | str, ...], message: str) -> str:

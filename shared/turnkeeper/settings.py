@@ -82,9 +82,7 @@ def reading_settings(read: Callable[[], T]) -> T:
     try:
         return read()
     except ValidationError as error:
-        raise InvalidSettings(
-            "; ".join(_explain(one["loc"], one["msg"]) for one in error.errors()[:3])
-        ) from None
+        raise InvalidSettings("; ".join(_explain(one["loc"], one["msg"]) for one in error.errors()[:3])) from None
     except ValueError as error:
         raise InvalidSettings(f"the settings cannot be read: {error}") from None
 

@@ -127,9 +127,7 @@ turns = Table(
     CheckConstraint(f"available_at IS NULL OR {_WAITING}", name="only_waiting_is_available"),
     CheckConstraint("state <> 'retrying' OR available_at IS NOT NULL", name="retrying_is_due_sometime"),
     CheckConstraint("(state = 'failed') = (error IS NOT NULL)", name="failed_has_an_error"),
-    CheckConstraint(
-        "seq > 0 AND epoch >= 0 AND step > 0 AND attempt >= 0 AND spent >= 0", name="counts_range"
-    ),
+    CheckConstraint("seq > 0 AND epoch >= 0 AND step > 0 AND attempt >= 0 AND spent >= 0", name="counts_range"),
 )
 
 Index("ix_turns_one_runs", turns.c.chat_id, unique=True, postgresql_where=text("state = 'running'"))

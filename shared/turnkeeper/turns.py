@@ -241,15 +241,11 @@ def cancel(connection: Connection, turn_id: UUID) -> Cancelled:
     chat_id = lock_chat_of(connection, turn_id)
     this = turns.c.id == turn_id
     is_waiting = and_(this, turns.c.state.in_(WAITING_STATES))
-    if ended := connection.execute(
-        update(turns).where(is_waiting).values(_CANCELLED).returning(turns)
-    ).first():
+    if ended := connection.execute(update(turns).where(is_waiting).values(_CANCELLED).returning(turns)).first():
         woken = wake_next(connection, chat_id)
         return _cancelled(ended, changed=True, woken=woken)
     is_running = and_(this, turns.c.state == TurnState.RUNNING)
-    if asked := connection.execute(
-        update(turns).where(is_running).values(_STOPPING).returning(turns)
-    ).first():
+    if asked := connection.execute(update(turns).where(is_running).values(_STOPPING).returning(turns)).first():
         return _cancelled(asked, changed=False)
     found = connection.execute(select(turns).where(this).with_for_update()).one()
     # A worker may have moved it from running to retrying between the two statements; now it holds still.

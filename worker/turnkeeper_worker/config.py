@@ -1,9 +1,24 @@
 """The worker's configuration: one frozen class, read once, handed down as plain values."""
 
+import hashlib
+import os
+import tomllib
+from collections.abc import Mapping
 from datetime import timedelta
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from turnkeeper.errors import ErrorKind
+from turnkeeper.exceptions import InvalidSettings
+from turnkeeper.settings import Connections
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -19,12 +34,22 @@ class RetryPolicy(BaseModel):
     """No backoff is longer; a provider's hint may be."""
     max_attempts: PositiveInt = 12
     """Attempts per step, the first included; a heal does not count."""
-    max_attempts_by_kind: dict[str, PositiveInt] = Field(default_factory=dict)
-    """Smaller budgets for single kinds, such as `{"timeout": 6}`."""
+    max_attempts_by_kind: dict[ErrorKind, PositiveInt] = Field(default_factory=dict)
+    """Smaller budgets for single kinds, such as `{"timeout": 6}`; a larger one is capped by `max_attempts`."""
     turn_deadline_seconds: Seconds = 3600.0
     """No retry starts later than this after the turn first ran."""
     max_hint_seconds: Seconds = 900.0
     """A provider that asks for more ends the turn with a time to try after."""
+
+    @property
+    def backoff_base(self) -> timedelta:
+        """The ceiling of the first backoff as a duration."""
+        return timedelta(seconds=self.backoff_base_seconds)
+
+    @property
+    def backoff_cap(self) -> timedelta:
+        """The highest ceiling as a duration."""
+        return timedelta(seconds=self.backoff_cap_seconds)
 
     @property
     def turn_deadline(self) -> timedelta:
@@ -36,5 +61,130 @@ class RetryPolicy(BaseModel):
         """The longest hint that is waited for."""
         return timedelta(seconds=self.max_hint_seconds)
 
+    def attempts(self, kind: ErrorKind) -> int:
+        """Return how many attempts a step has when it fails with *kind*."""
+        return min(self.max_attempts, self.max_attempts_by_kind.get(kind, self.max_attempts))
 
-ApiName = Literal["openai-responses"]
+
+ApiName = Literal["openai-responses", "anthropic-messages"]
+
+CONFIG_FILE = "turnkeeper.toml"
+
+
+class ProviderConfig(BaseModel):
+    """One provider, as `[providers.NAME]` configures it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    api: ApiName = "openai-responses"
+    """The wire format that the provider speaks."""
+    base_url: Annotated[str, Field(pattern=r"^https?://[^\s]+$")]
+    """Where its API begins, such as `https://api.openai.com/v1`."""
+    api_key_env: str | None = None
+    """The environment variable that holds the API key; without it no key is sent."""
+    model: str | None = None
+    """The model of turns and chats that name none."""
+    store: bool = True
+    """Whether the provider keeps responses, which chaining needs."""
+    http2: bool = False
+    """Speak HTTP/2; the transport is slower, so only for providers that need it."""
+    startup_timeout_seconds: Seconds = 60.0
+    """How long a call may take until its first event; 0 waits for ever."""
+    silence_timeout_seconds: Seconds = 600.0
+    """How long a stream may pause between two events; 0 waits for ever."""
+    retry: RetryPolicy | None = None
+    """A retry policy of its own."""
+
+    def api_key(self, environment: Mapping[str, str]) -> str | None:
+        """Return the key, or None where none is set."""
+        return environment.get(self.api_key_env) or None if self.api_key_env else None
+
+    def credential(self, environment: Mapping[str, str]) -> str:
+        """Name the key without telling it: anchors and encrypted reasoning are bound to it."""
+        key = self.api_key(environment)
+        return hashlib.sha256(key.encode()).hexdigest()[:12] if key else "none"
+
+
+#: Configured by themselves when their key is in the environment.
+BUILT_IN_PROVIDERS: Mapping[str, ProviderConfig] = {
+    "openai": ProviderConfig(base_url="https://api.openai.com/v1", api_key_env="OPENAI_API_KEY"),
+    "anthropic": ProviderConfig(
+        api="anthropic-messages", base_url="https://api.anthropic.com/v1", api_key_env="ANTHROPIC_API_KEY"
+    ),
+}
+
+
+class Settings(Connections):
+    """Everything a worker can be told, by `TURNKEEPER_*` variables or by `turnkeeper.toml`; the former win."""
+
+    model_config = SettingsConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    concurrency: PositiveInt = 200
+    """How many turns one worker process holds in flight."""
+    drain_seconds: Seconds = 20.0
+    """How long running turns may go on after SIGTERM before they are handed back."""
+    lease_ttl_seconds: PositiveFloat = 15.0
+    """How long a worker's turns are its own after its last heartbeat."""
+    beat_seconds: PositiveFloat = 5.0
+    """How often a worker renews its lease; at most a third of the TTL."""
+    rescue_seconds: PositiveFloat = 1.0
+    """How often each worker looks for due, forgotten and orphaned turns."""
+    broker_horizon_seconds: Seconds = 30.0
+    """Countdowns up to this go to the broker as well; longer ones wait in PostgreSQL alone."""
+    coalesce_ms: Annotated[int, Field(ge=0, le=1000)] = 25
+    """How long live events may be collected before they are written together."""
+    events_ttl_seconds: PositiveInt = 3600
+    """How long the live events of a turn are kept after the last one."""
+    events_max: PositiveInt = 10_000
+    """How many live events of one turn are kept."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """What is logged."""
+    log_json: bool = False
+    """Log one JSON object a line."""
+    retry: RetryPolicy = RetryPolicy()
+    """The retry policy of providers that have none of their own."""
+    providers: dict[str, ProviderConfig] = Field(default_factory=dict)
+    """The providers by name."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let arguments win over the environment, and the environment over the file."""
+        del dotenv_settings, file_secret_settings
+        return init_settings, env_settings, InitSettingsSource(settings_cls, _read_config_file())
+
+    @model_validator(mode="after")
+    def _beats_often_enough(self) -> Self:
+        if self.beat_seconds * 3 > self.lease_ttl_seconds:
+            raise ValueError(
+                f"beat_seconds ({self.beat_seconds:g}) must be at most a third of "
+                f"lease_ttl_seconds ({self.lease_ttl_seconds:g})"
+            )
+        return self
+
+    def all_providers(self, environment: Mapping[str, str]) -> dict[str, ProviderConfig]:
+        """Return the configured providers, and the built-in ones whose key is in *environment*."""
+        built_in = {name: one for name, one in BUILT_IN_PROVIDERS.items() if one.api_key(environment)}
+        return built_in | self.providers
+
+    def retry_policy(self, provider: ProviderConfig | None) -> RetryPolicy:
+        """Return the policy that holds for a provider."""
+        return (provider and provider.retry) or self.retry
+
+
+def _read_config_file() -> dict[str, Any]:
+    path = Path(os.environ.get("TURNKEEPER_CONFIG", CONFIG_FILE))
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise InvalidSettings(f"{path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidSettings(f"{path} is no valid TOML: {error}") from None

@@ -1,1 +1,87 @@
-"""."""
+"""From the facts of a failure to what is told about it.  Pure: no clock, no chance, no I/O, no exceptions.
+
+One module per step: `unwrap` takes the wrappers off, `rules` asks its questions in order over the tables in
+`codes`, `phrasebook`, `chains`, `numbers` and `http2`, `hints` finds the wait that was asked for, and `detail`
+keeps the provider's own sentence.
+"""
+
+from datetime import datetime
+
+from turnkeeper.errors import ChatError, ErrorKind, terminal_copy
+from turnkeeper_worker.failures.classified import Classified, Hint
+from turnkeeper_worker.failures.detail import clean, detail_of, shorten
+from turnkeeper_worker.failures.evidence import Evidence
+from turnkeeper_worker.failures.facts import ExceptionFact, Failure, Http2Reset, Phase, Signal
+from turnkeeper_worker.failures.hints import find_hint
+from turnkeeper_worker.failures.masking import mask
+from turnkeeper_worker.failures.rules import judge
+from turnkeeper_worker.failures.unwrap import describe, unwrap
+from turnkeeper_worker.failures.verdict import Verdict
+
+__all__ = [
+    "Classified",
+    "ExceptionFact",
+    "Failure",
+    "Hint",
+    "Http2Reset",
+    "Phase",
+    "Signal",
+    "classify",
+    "describe",
+    "mask",
+]
+
+_MOVABLE = frozenset({ErrorKind.GENERIC, ErrorKind.TIMEOUT, ErrorKind.OVERLOADED, ErrorKind.RATE_LIMIT})
+"""Kinds of which a provider may say itself whether to retry; the others need a person."""
+
+
+def classify(failure: Failure, *, now: datetime) -> Classified:
+    """Say what went wrong, whether to retry, and what people are told.
+
+    Args:
+        failure: The facts.  Anything may stand in its body, headers and texts; nothing makes this raise.
+        now: The present, with its time zone; waits until a moment are measured from it.
+    """
+    evidence = unwrap(failure)
+    verdict = judge(evidence)
+    return Classified(
+        error=ChatError(
+            kind=verdict.kind,
+            message=terminal_copy(verdict.kind, failure.provider, verdict.situation),
+            provider=failure.provider,
+            retryable=_retryable(evidence, verdict),
+            status_code=evidence.status,
+            detail=detail_of(evidence, verdict),
+        ),
+        hint=find_hint(evidence, verdict, now=now),
+        chain_broken=verdict.chain_broken,
+        code=_code(evidence),
+        request_id=_request_id(evidence),
+        rule=verdict.rule,
+        evidence=shorten(clean(verdict.evidence)),
+    )
+
+
+def _retryable(evidence: Evidence, verdict: Verdict) -> bool:
+    """Let the provider's own word on retries stand where the kind leaves it open."""
+    if verdict.chain_broken or verdict.kind not in _MOVABLE or verdict.rule.startswith("signal"):
+        return verdict.retryable
+    header = evidence.headers.get("x-should-retry", "").strip().lower()
+    if header in {"true", "false"}:
+        return header == "true"
+    said = (layer.retryable for layer in reversed(evidence.layers) if layer.retryable is not None)
+    return next(said, verdict.retryable)
+
+
+def _code(evidence: Evidence) -> str | None:
+    in_fields = (code for layer in reversed(evidence.layers) if layer.fields for code in layer.codes)
+    code = next((code for code in in_fields if code != "error"), None)
+    return clean(code)[:100] if code else None
+
+
+def _request_id(evidence: Evidence) -> str | None:
+    for name in ("x-request-id", "request-id", "x-amzn-requestid", "apim-request-id", "x-goog-request-id", "cf-ray"):
+        if name in evidence.headers:
+            return clean(evidence.headers[name])[:200]
+    in_fields = (layer.fields.get("request_id") for layer in evidence.layers)
+    return next((clean(found)[:200] for found in in_fields if isinstance(found, str)), None)

@@ -1,0 +1,47 @@
+"""Where the parts of a stack listen, and the environment that leads to them."""
+
+from dataclasses import dataclass
+
+SIMULATOR = "simulator"
+SIMULATOR_MODEL = "sim-1"
+SIMULATOR_KEY = "sk-simulator"
+
+_PROVIDER = f"TURNKEEPER_PROVIDERS__{SIMULATOR.upper()}__"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Addresses:
+    """The addresses of one stack; all on loopback."""
+
+    database_url: str
+    redis_url: str
+    """The live events."""
+    broker_url: str
+    """The same server as *redis_url*, another database."""
+    flower_url: str
+    simulator_url: str | None
+    """None: the stack runs without the simulator."""
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that lead every part of Turnkeeper to this stack."""
+        variables = {
+            "TURNKEEPER_DATABASE_URL": self.database_url,
+            "TURNKEEPER_REDIS_URL": self.redis_url,
+            "TURNKEEPER_BROKER_URL": self.broker_url,
+            "TURNKEEPER_FLOWER_URL": self.flower_url,
+        }
+        if self.simulator_url is not None:
+            variables |= _simulator(self.simulator_url)
+        return variables
+
+
+def _simulator(url: str) -> dict[str, str]:
+    return {
+        "TURNKEEPER_SIMULATOR_URL": url,
+        f"{_PROVIDER}API": "openai-responses",
+        f"{_PROVIDER}BASE_URL": f"{url}/v1",
+        f"{_PROVIDER}API_KEY_ENV": "TURNKEEPER_SIMULATOR_KEY",
+        f"{_PROVIDER}MODEL": SIMULATOR_MODEL,
+        "TURNKEEPER_SIMULATOR_KEY": SIMULATOR_KEY,
+        "TURNKEEPER_DEFAULT_PROVIDER": SIMULATOR,
+    }

@@ -1,0 +1,77 @@
+"""What the model says.  Deterministic, and made so that a lost history shows."""
+
+import json
+
+from turnkeeper_ops.simulator.scripts import Answering, FunctionCall, IncompleteStep
+from turnkeeper_ops.simulator.wire import Call, Prompt, Reply
+
+QUOTE_CHARS = 80
+"""Longer quotations are cut, so that 10 MB of question do not become 10 MB of answer."""
+CHARS_PER_TOKEN = 4
+
+
+def compose(step: Answering, prompt: Prompt) -> Reply:
+    """Say what *step* says, or else the default answer."""
+    text = step.text if step.text is not None else "" if step.calls else default_answer(prompt)
+    chunks = split(text, step.chunk_chars)
+    stopped = None
+    if isinstance(step, IncompleteStep):
+        chunks, stopped = chunks[: step.at], step.reason
+    return Reply(
+        chunks=chunks,
+        reasoning=step.reasoning,
+        search=step.search,
+        calls=() if stopped else tuple(_call(call) for call in step.calls),
+        stopped=stopped,
+    )
+
+
+def default_answer(prompt: Prompt) -> str:
+    """Tell how many user messages were read, and quote the first and the last.
+
+    >>> default_answer(Prompt(user_texts=("Hello", "And now?"), tool_outputs=(), input_tokens=4,
+    ...                       cached_tokens=0, chained=False))
+    'I have read 2 user messages. The first says: “Hello”. The last says: “And now?”.'
+    """
+    outputs = (f"A tool returned: “{quote(output)}”." for output in prompt.tool_outputs)
+    return " ".join([_what_was_read(prompt.user_texts), *outputs])
+
+
+def _what_was_read(texts: tuple[str, ...]) -> str:
+    if not texts:
+        return "I have read no user message."
+    if len(texts) == 1:
+        return f"I have read 1 user message. It says: “{quote(texts[0])}”."
+    return (
+        f"I have read {len(texts)} user messages. "
+        f"The first says: “{quote(texts[0])}”. The last says: “{quote(texts[-1])}”."
+    )
+
+
+def quote(text: str) -> str:
+    """Shorten *text* to what may stand in a sentence."""
+    line = " ".join(text[: 4 * QUOTE_CHARS].split())
+    return line if len(line) <= QUOTE_CHARS else f"{line[: QUOTE_CHARS - 1]}…"
+
+
+def split(text: str, chars: int) -> tuple[str, ...]:
+    """Cut *text* into pieces of *chars* characters.
+
+    >>> split("abcde", 2)
+    ('ab', 'cd', 'e')
+    """
+    return tuple(text[start : start + chars] for start in range(0, len(text), chars))
+
+
+def count_tokens(chars: int) -> int:
+    """Return about how many tokens *chars* characters of text are.
+
+    >>> [count_tokens(chars) for chars in (0, 1, 4, 9)]
+    [0, 1, 1, 3]
+    """
+    return -(-chars // CHARS_PER_TOKEN)
+
+
+def _call(call: FunctionCall) -> Call:
+    arguments = call.arguments if isinstance(call.arguments, str) else json.dumps(call.arguments)
+    return Call(name=call.name, arguments=arguments, call_id=call.call_id)

@@ -1,0 +1,99 @@
+"""The scripts that are there from the start, for people to type into a chat: `Tell me of rivers sim:cut`."""
+
+from turnkeeper_ops.simulator.openai_errors import CONTEXT_OVERFLOW, QUOTA, error_body
+from turnkeeper_ops.simulator.scripts import (
+    AnswerStep,
+    CutStep,
+    DripStep,
+    EmptyStep,
+    EndStep,
+    ErrorEventStep,
+    ErrorShape,
+    FunctionCall,
+    HtmlStep,
+    IncompleteStep,
+    LostAnchorStep,
+    MalformedStep,
+    ResetStep,
+    Script,
+    StallStep,
+    StatusStep,
+    Step,
+)
+
+
+def ready_made_scripts() -> dict[str, Script]:
+    """Return the ready-made scripts by name: what can be retried, what cannot, odd answers."""
+    return _retried() | _terminal() | _answers()
+
+
+def _retried() -> dict[str, Script]:
+    return {
+        "rate-limited": _script("429 with Retry-After: 2.", _refusal(429, {"Retry-After": "2"})),
+        "overloaded": _script("503, saturated.", StatusStep(status=503)),
+        "server-error": _script("500.", StatusStep(status=500)),
+        "bad-gateway": _script("502 with a proxy's page.", StatusStep(status=502)),
+        "cut": _script("The connection closes in mid-answer.", CutStep(at=4)),
+        "reset": _script("The connection is reset in mid-answer.", ResetStep(at=4)),
+        "unfinished": _script("The stream ends without its terminal event.", EndStep()),
+        "malformed": _script("A frame cannot be decoded.", MalformedStep(at=4)),
+        "html": _script("A web page under status 200.", HtmlStep()),
+        "error-event": _script("An error event in mid-answer.", ErrorEventStep(at=4)),
+        "failed": _script(
+            "response.failed in mid-answer.", ErrorEventStep(at=4, shape=ErrorShape.RESPONSE_FAILED)
+        ),
+        "lost-anchor": _script("The chain is broken at the provider.", LostAnchorStep()),
+        "stall": _script("Nothing at all for an hour.", StallStep()),
+        "silence": _script("Silence in mid-answer for an hour.", StallStep(at=4)),
+        "flaky": _script(
+            "503, then cut, then reset, then the answer.", StatusStep(status=503), CutStep(), ResetStep()
+        ),
+        "down": Script(about="503 for ever.", steps=(StatusStep(status=503),), repeat_last=True),
+    }
+
+
+def _terminal() -> dict[str, Script]:
+    return {
+        "quota": _script(
+            "429 insufficient_quota: the credit is used up.",
+            StatusStep(
+                status=429,
+                headers={},
+                body=error_body(QUOTA, kind="insufficient_quota", code="insufficient_quota"),
+            ),
+        ),
+        "unauthorized": _script("401: the key is refused.", StatusStep(status=401)),
+        "context-overflow": _script(
+            "400: the prompt does not fit.",
+            StatusStep(
+                status=400, body=error_body(CONTEXT_OVERFLOW, param="input", code="context_length_exceeded")
+            ),
+        ),
+        "content-filter": _script(
+            "Refused under the provider's policy, with nothing visible.",
+            IncompleteStep(at=0, reason="content_filter"),
+        ),
+    }
+
+
+def _answers() -> dict[str, Script]:
+    return {
+        "slow": _script("One chunk every half second.", AnswerStep(chunk_delay_ms=500)),
+        "drip": _script("A few bytes at a time.", DripStep()),
+        "truncated": _script("Stopped by max_output_tokens.", IncompleteStep(at=4)),
+        "empty": _script("Completed, with no output.", EmptyStep()),
+        "reasoning": _script("With a reasoning summary.", AnswerStep(reasoning="The user wants an answer.")),
+        "search": _script("With a web search.", AnswerStep(search="turnkeeper")),
+        "tool": _script(
+            "Asks for get_weather first.",
+            AnswerStep(calls=(FunctionCall(name="get_weather", arguments={"city": "Oslo"}),)),
+        ),
+    }
+
+
+def _script(about: str, *steps: Step) -> Script:
+    return Script(about=about, steps=steps)
+
+
+def _refusal(status: int, headers: dict[str, str]) -> StatusStep:
+    return StatusStep(status=status, headers=headers)

@@ -1,0 +1,260 @@
+"""One request in the wire format of the OpenAI Responses API: read, resolved, and answered in kind."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from turnkeeper_ops.simulator.answers import count_tokens
+from turnkeeper_ops.simulator.openai_errors import (
+    ApiError,
+    error_body,
+    lost_anchor,
+    status_body,
+    status_headers,
+)
+from turnkeeper_ops.simulator.responses_events import EventSeries, MakeId, encode_event, output_usage
+from turnkeeper_ops.simulator.responses_items import chars_of, check_history, resolve, text_of
+from turnkeeper_ops.simulator.scripts import ErrorEventStep, ErrorShape, LostAnchorStep, StatusStep
+from turnkeeper_ops.simulator.vault import Item, StoredResponse, Vault, history
+from turnkeeper_ops.simulator.wire import Frame, FrameKind, PlainResponse, Prompt, Reply
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResponsesRequest:
+    """A request that the API would take."""
+
+    parameters: Mapping[str, Any]
+    input: tuple[Item, ...]
+    previous: StoredResponse | None
+
+    @property
+    def stream(self) -> bool:
+        """Whether the answer is an event stream."""
+        return bool(self.parameters.get("stream"))
+
+    @property
+    def store(self) -> bool:
+        """Whether the answer can be retrieved and continued from; on unless it is switched off."""
+        return self.parameters.get("store") is not False
+
+    @property
+    def instructions(self) -> str:
+        """The instructions, which are not inherited along a chain."""
+        return self.parameters.get("instructions") or ""
+
+
+def read_request(parameters: Mapping[str, Any], vault: Vault) -> ResponsesRequest:
+    """Resolve the input and check it against the whole conversation.
+
+    Raises:
+        ApiError: In the API's own words.
+    """
+    previous = _previous(parameters.get("previous_response_id"), vault)
+    items = resolve(parameters["input"], vault)
+    check_history((*history(previous), *items), vault)
+    return ResponsesRequest(parameters=parameters, input=items, previous=previous)
+
+
+def read_prompt(request: ResponsesRequest) -> Prompt:
+    """Return what the model reads."""
+    items = (*history(request.previous), *request.input)
+    cached = request.previous.chars if request.previous else 0
+    users = [index for index, item in enumerate(items) if item.get("role") == "user"]
+    since = items[users[-1] + 1 :] if users else items
+    return Prompt(
+        user_texts=tuple(text_of(items[index]) for index in users),
+        tool_outputs=tuple(text_of(item) for item in since if "output" in item),
+        input_tokens=count_tokens(cached + chars_of(request.input) + len(request.instructions)),
+        cached_tokens=count_tokens(cached),
+        chained=request.previous is not None,
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class ResponsesWire:
+    """The answering side of one request."""
+
+    request: ResponsesRequest
+    prompt: Prompt
+    response_id: str
+    make_id: MakeId
+    now: float
+    """Seconds since the epoch."""
+    final: dict[str, Any] = field(default_factory=dict)
+    """The response at its end; filled by `frames`."""
+
+    @property
+    def content_type(self) -> str:
+        """The content type of an answer."""
+        return "text/event-stream; charset=utf-8" if self.request.stream else "application/json"
+
+    @property
+    def streams(self) -> bool:
+        """Whether the client asked for an event stream."""
+        return self.request.stream
+
+    def frames(self, reply: Reply) -> list[Frame]:
+        """Encode the whole answer; the last frame is the terminal one."""
+        series = EventSeries(self._response(status="in_progress"), self.make_id, encrypted=self._encrypted)
+        series.open()
+        series.say(reply)
+        self.final = self._final(reply, series.output)
+        series.close(self.final)
+        return series.frames if self.request.stream else _body_frames(self.final, len(reply.chunks))
+
+    def error_frames(self, step: ErrorEventStep, sent: int) -> list[Frame]:
+        """Encode an error that strikes a stream after *sent* frames."""
+        return [
+            Frame(encode_event(name, {"type": name, "sequence_number": number, **fields}), FrameKind.TERMINAL)
+            for number, (name, fields) in enumerate(self._error_events(step), start=sent)
+        ]
+
+    def plain_error(self, step: ErrorEventStep) -> PlainResponse:
+        """Say the error of *step* without a stream: as a failed response, or else with status 500."""
+        if step.shape is ErrorShape.RESPONSE_FAILED:
+            return PlainResponse(status=200, body=self._failed(step), headers={})
+        body = error_body(step.message, kind=step.error_type, code=step.code)
+        return PlainResponse(status=500, body=body, headers={})
+
+    def plain(self, step: StatusStep) -> PlainResponse:
+        """Fill in what the provider would say with this status."""
+        body = status_body(step.status) if step.body is None else step.body
+        headers = status_headers(step.status) if step.headers is None else step.headers
+        return PlainResponse(status=step.status, body=body, headers=headers)
+
+    def lost_anchor(self, step: LostAnchorStep) -> PlainResponse:
+        """Say that the anchor is gone, in the spelling of *step*."""
+        anchor = self.request.parameters.get("previous_response_id") or self.response_id
+        status, body = lost_anchor(step.spelling, anchor)
+        return PlainResponse(status=step.status or status, body=body, headers={})
+
+    def stored(self) -> StoredResponse | None:
+        """Return what is to be stored, or None where the request forbids it."""
+        if not self.request.store:
+            return None
+        previous, output = self.request.previous, tuple(self.final["output"])
+        return StoredResponse(
+            id=self.response_id,
+            previous=previous,
+            conversation=previous.conversation if previous else self.response_id,
+            input=self.request.input,
+            output=output,
+            chars=(previous.chars if previous else 0) + chars_of(self.request.input) + chars_of(output),
+            body=self.final,
+        )
+
+    @property
+    def _encrypted(self) -> bool:
+        return "reasoning.encrypted_content" in (self.request.parameters.get("include") or [])
+
+    def _error_events(self, step: ErrorEventStep) -> list[tuple[str, dict[str, Any]]]:
+        nested = {"error": {"type": step.error_type, "code": step.code, "message": step.message, "param": None}}
+        match step.shape:
+            case ErrorShape.FLAT:
+                return [("error", {"code": step.code, "message": step.message, "param": None})]
+            case ErrorShape.NESTED:
+                return [("error", nested)]
+            case ErrorShape.RESPONSE_FAILED:
+                return [("response.failed", {"response": self._failed(step)})]
+            case ErrorShape.ERROR_THEN_FAILED:
+                return [("error", nested), ("response.failed", {"response": self._failed(step)})]
+
+    def _failed(self, step: ErrorEventStep) -> dict[str, Any]:
+        return self._response(status="failed", error={"code": step.code, "message": step.message})
+
+    def _final(self, reply: Reply, output: list[dict[str, Any]]) -> dict[str, Any]:
+        return self._response(
+            status="incomplete" if reply.stopped else "completed",
+            output=output,
+            incomplete_details={"reason": reply.stopped} if reply.stopped else None,
+            completed_at=None if reply.stopped else int(self.now),
+            usage=self._usage(reply),
+        )
+
+    def _usage(self, reply: Reply) -> dict[str, Any]:
+        output, reasoning = output_usage(reply)
+        return {
+            "input_tokens": self.prompt.input_tokens,
+            "input_tokens_details": {"cached_tokens": self.prompt.cached_tokens, "cache_write_tokens": 0},
+            "output_tokens": output,
+            "output_tokens_details": {"reasoning_tokens": reasoning},
+            "total_tokens": self.prompt.input_tokens + output,
+        }
+
+    def _response(self, *, status: str, **changed: Any) -> dict[str, Any]:
+        """Return the response object; what the request set is echoed, as the API does."""
+        echoed = {name: self.request.parameters.get(name) for name in _ECHOED}
+        set_or_default = {name: _or(self.request.parameters.get(name), usual) for name, usual in _DEFAULTS.items()}
+        return {
+            "id": self.response_id,
+            "object": "response",
+            "created_at": int(self.now),
+            "status": status,
+            "background": False,
+            "completed_at": None,
+            "error": None,
+            "incomplete_details": None,
+            "output": [],
+            "usage": None,
+            **echoed,
+            **set_or_default,
+            "store": self.request.store,
+            **changed,
+        }
+
+
+_ECHOED = (
+    "instructions",
+    "max_output_tokens",
+    "max_tool_calls",
+    "model",
+    "previous_response_id",
+    "prompt_cache_key",
+    "safety_identifier",
+    "user",
+)
+_DEFAULTS: Mapping[str, Any] = {
+    "metadata": {},
+    "parallel_tool_calls": True,
+    "reasoning": {"effort": None, "summary": None},
+    "service_tier": "default",
+    "temperature": 1.0,
+    "text": {"format": {"type": "text"}, "verbosity": "medium"},
+    "tool_choice": "auto",
+    "tools": [],
+    "top_logprobs": 0,
+    "top_p": 1.0,
+    "truncation": "disabled",
+}
+
+
+def _or(value: Any, usual: Any) -> Any:
+    return usual if value is None else value
+
+
+def _previous(response_id: str | None, vault: Vault) -> StoredResponse | None:
+    if response_id is None:
+        return None
+    if not response_id.startswith("resp"):
+        raise ApiError(
+            f"Invalid 'previous_response_id': '{response_id}'. Expected an ID that begins with 'resp'.",
+            param="previous_response_id",
+            code="invalid_value",
+        )
+    previous = vault.get(response_id)
+    if previous is None:
+        raise ApiError(
+            f"Previous response with id '{response_id}' not found.",
+            param="previous_response_id",
+            code="previous_response_not_found",
+        )
+    return previous
+
+
+def _body_frames(response: Mapping[str, Any], pieces: int) -> list[Frame]:
+    """Cut a JSON body into as many chunks as a stream would have, so that every fault can strike it too."""
+    body = json.dumps(response).encode()
+    size = -(-len(body) // max(1, pieces))
+    parts = [body[start : start + size] for start in range(0, len(body), size)]
+    return [*(Frame(part, FrameKind.CHUNK) for part in parts), Frame(b"\n", FrameKind.TERMINAL)]

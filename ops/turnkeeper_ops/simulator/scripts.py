@@ -1,0 +1,221 @@
+"""What a script may say: the steps, their fields and units.  Which step applies is decided in `turns`.
+
+A script is a list of steps; each request of a turn takes the next one, and after the last the model
+answers plainly.  Nothing here knows a wire format or a socket.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, StringConstraints
+
+Milliseconds = Annotated[float, Field(ge=0, le=86_400_000, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
+ScriptName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+
+Moment: TypeAlias = NonNegativeInt | Literal["before_headers", "before_first_event", "before_terminal"]
+"""When a fault strikes.  A number is a count of chunks (pieces of text, reasoning or call arguments) that
+were sent before; an answer with fewer chunks is struck before its terminal event."""
+
+
+class ScriptPart(BaseModel):
+    """The habits of every model here: frozen, and a misspelt field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FunctionCall(ScriptPart):
+    """A call that the model asks for."""
+
+    name: str
+    arguments: dict[str, Any] | str = Field(default_factory=dict)
+    """An object is sent as JSON; a string is sent as it stands, whether it is JSON or not."""
+    call_id: str | None = None
+    """None: a fresh id."""
+
+
+class Answering(ScriptPart):
+    """What the model says and how fast; the steps that strike in mid-answer have these fields as well."""
+
+    text: str | None = None
+    """None: the default answer, or with `calls` no text.  "": no message."""
+    chunk_chars: PositiveInt = 12
+    """Characters per chunk."""
+    chunk_delay_ms: Milliseconds | None = None
+    """Wait before each chunk but the first; None: the server's `--chunk-delay-ms`."""
+    first_delay_ms: Milliseconds = 0
+    """Wait before the first chunk, after the opening events."""
+    reasoning: str | None = None
+    """A reasoning summary that precedes the answer; None: no reasoning item."""
+    search: str | None = None
+    """The query of a web search that precedes the answer; it brings its reasoning item along."""
+    calls: tuple[FunctionCall, ...] = ()
+
+
+class AnswerStep(Answering):
+    """The model answers."""
+
+    type: Literal["answer"] = "answer"
+
+
+class StatusStep(ScriptPart):
+    """The request is refused with an HTTP status."""
+
+    type: Literal["status"] = "status"
+    status: Annotated[int, Field(ge=300, le=599)]
+    headers: dict[str, str] | None = None
+    """None: what the provider would send with this status (429: `Retry-After: 1`)."""
+    body: Any = None
+    """An object is sent as JSON, a string as it stands; None: what the provider would say."""
+    retry_after_date_seconds: Seconds | None = None
+    """Send `Retry-After` as an HTTP date this far ahead, rounded up: HTTP dates have whole seconds."""
+
+
+class ErrorShape(StrEnum):
+    """How an error rides inside a stream; all of them have been seen."""
+
+    NESTED = "nested"
+    FLAT = "flat"
+    RESPONSE_FAILED = "response_failed"
+    ERROR_THEN_FAILED = "error_then_failed"
+    """A nested error and the failed response after it: one failure, told twice."""
+
+
+class ErrorEventStep(Answering):
+    """The stream reports an error and ends."""
+
+    type: Literal["error_event"] = "error_event"
+    at: Moment = 2
+    shape: ErrorShape = ErrorShape.NESTED
+    code: str | None = "server_error"
+    message: str = "The server had an error while processing your request. Sorry about that!"
+    error_type: str = "server_error"
+
+
+class CutStep(Answering):
+    """The connection is closed (FIN) in the middle of the body, without the last chunk that HTTP requires."""
+
+    type: Literal["cut"] = "cut"
+    at: Moment = 2
+
+
+class ResetStep(Answering):
+    """The connection is reset (RST)."""
+
+    type: Literal["reset"] = "reset"
+    at: Moment = 2
+
+
+class EndStep(Answering):
+    """The body ends as HTTP requires, but the answer's terminal event never comes."""
+
+    type: Literal["end"] = "end"
+    at: Moment = "before_terminal"
+
+
+class StallStep(Answering):
+    """Nothing is sent for a while; then the answer goes on as if nothing had been."""
+
+    type: Literal["stall"] = "stall"
+    at: Moment = "before_headers"
+    seconds: Seconds = 3600.0
+
+
+class DripStep(Answering):
+    """The answer comes a few bytes at a time, so that frames and characters are torn apart."""
+
+    type: Literal["drip"] = "drip"
+    bytes_per_write: PositiveInt = 16
+    write_delay_ms: Milliseconds = 1.0
+    """Wait before each write; the chunk delays do not apply."""
+
+
+class HtmlStep(ScriptPart):
+    """A web page under status 200, as a wrong base URL or a captive proxy sends it."""
+
+    type: Literal["html"] = "html"
+    title: str = "Welcome to nginx!"
+
+
+class MalformedStep(Answering):
+    """A frame that cannot be decoded stands between the others."""
+
+    type: Literal["malformed"] = "malformed"
+    at: Moment = 2
+    frame: str = 'data: {"type":"response.output_text.delta","delta":"\n\n'
+    """Sent as it stands."""
+
+
+class IncompleteStep(Answering):
+    """The answer stops early and says why; that is a proper end."""
+
+    type: Literal["incomplete"] = "incomplete"
+    at: NonNegativeInt = 2
+    """Chunks of text that are kept; 0: none, and no message either."""
+    reason: Literal["max_output_tokens", "content_filter"] = "max_output_tokens"
+
+
+class EmptyStep(ScriptPart):
+    """The answer completes and holds nothing."""
+
+    type: Literal["empty"] = "empty"
+
+
+class Spelling(StrEnum):
+    """The ways in which providers say that an anchor, or an item it stands for, is gone."""
+
+    NOT_FOUND = "not_found"
+    INVALID = "invalid"
+    INVALID_WITH_ID = "invalid_with_id"
+    UNSUPPORTED_DETAIL = "unsupported_detail"
+    ZERO_RETENTION = "zero_retention"
+    XAI_NOT_FOUND = "xai_not_found"
+    LM_STUDIO = "lm_studio"
+    NO_TOOL_CALL = "no_tool_call"
+    NO_TOOL_OUTPUT = "no_tool_output"
+    ITEM_NOT_PERSISTED = "item_not_persisted"
+
+
+class LostAnchorStep(ScriptPart):
+    """The stored response that the request continues from is dropped, with all others of its conversation.
+
+    A request that is not chained has nothing to lose: it passes over this step and takes the next one.
+    """
+
+    type: Literal["lost_anchor"] = "lost_anchor"
+    spelling: Spelling = Spelling.NOT_FOUND
+    status: Annotated[int, Field(ge=400, le=599)] | None = None
+    """None: the status that belongs to the spelling."""
+    in_stream: bool = False
+    """Say it with an error event inside a 200 stream, where the spelling has an error object and the client
+    asked for a stream."""
+    even_unchained: bool = False
+    """Say it to requests that are not chained as well, as a confused provider would."""
+
+
+AnsweringStep: TypeAlias = (
+    AnswerStep
+    | ErrorEventStep
+    | CutStep
+    | ResetStep
+    | EndStep
+    | StallStep
+    | DripStep
+    | MalformedStep
+    | IncompleteStep
+)
+"""The steps that begin to answer, whatever becomes of it."""
+
+Step: TypeAlias = Annotated[
+    AnsweringStep | StatusStep | HtmlStep | EmptyStep | LostAnchorStep, Field(discriminator="type")
+]
+
+
+class Script(ScriptPart):
+    """What happens to the requests of one turn, in order."""
+
+    about: str = ""
+    """One sentence for people."""
+    steps: Annotated[tuple[Step, ...], Field(min_length=1, max_length=1000)]
+    repeat_last: bool = False
+    """The last step applies to every later request of the turn too, instead of a plain answer."""

@@ -1,0 +1,143 @@
+"""The commands of operators: dev, migrate, worker, simulate, providers, classify, check."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import turnkeeper_migrations
+from turnkeeper.database import explaining_database_errors
+from turnkeeper_worker.cli import classify as classifying
+from turnkeeper_worker.cli.checkup import examine
+from turnkeeper_worker.config import ProviderConfig, Settings
+from turnkeeper_worker.providers import SUPPORTED_APIS
+
+EXIT_WRONG = 1
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+def dev(
+    *,
+    workers: Annotated[int, typer.Option(min=0, max=64, help="Worker processes.")] = 1,
+    concurrency: Annotated[int, typer.Option(min=1, max=5000, help="Turns in flight per worker.")] = 200,
+    simulator: Annotated[bool, typer.Option(help="Run a simulated provider as well.")] = True,
+    as_json: AsJson = False,
+) -> int:
+    """Run the whole stack in this folder, PostgreSQL and Redis included, until Ctrl-C."""
+    from turnkeeper_ops.dev import run_dev  # noqa: PLC0415 - the `dev` extra is not installed in production
+
+    return run_dev(Path.cwd(), workers=workers, concurrency=concurrency, simulator=simulator, as_json=as_json)
+
+
+def migrate() -> int:
+    """Create or update the tables; safe to run from several hosts at once."""
+    settings = Settings.load()
+    with explaining_database_errors(settings.database):
+        before = turnkeeper_migrations.upgrade(settings.database)
+    head = turnkeeper_migrations.head_revision()
+    typer.echo(f"the schema is at {head}" + ("" if before == head else f", it was at {before or 'nothing'}"))
+    return 0
+
+
+def worker(
+    *,
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, max=5000, help="Turns in flight; one process per core is best.")
+    ] = None,
+) -> int:
+    """Run turns until SIGTERM; then let them finish for a while, and hand the rest back."""
+    from turnkeeper_worker.app import app  # noqa: PLC0415 - Celery, and with it the worker, loads slowly
+    from turnkeeper_worker.engine import check_schema  # noqa: PLC0415 - the same
+
+    app.settings = Settings.load(concurrency=concurrency)
+    check_schema(app.settings)
+    app.worker_main(
+        [
+            "worker",
+            f"--hostname=turnkeeper-{os.getpid()}@%h",
+            f"--loglevel={app.settings.log_level}",
+            "--without-gossip",
+            "--without-mingle",
+        ]
+    )
+    return 0
+
+
+def simulate(
+    *,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 0,
+    api_key: Annotated[str, typer.Option(help="The only key that is accepted.")] = "sk-simulator",
+) -> int:
+    """Run the simulated provider alone; `sim:NAME` in a message chooses what happens to it."""
+    from turnkeeper_ops.simulator import CannotListen, run  # noqa: PLC0415 - needs the `dev` extra
+    from turnkeeper_ops.simulator import Settings as SimulatorSettings  # noqa: PLC0415
+
+    try:
+        run(SimulatorSettings(host=host, port=port, api_key=api_key))
+    except CannotListen as error:
+        raise typer.BadParameter(str(error)) from None
+    return 0
+
+
+def providers(*, as_json: AsJson = False) -> int:
+    """List the configured providers, and whether they can be called."""
+    configured = Settings.load().all_providers(os.environ)
+    rows = [_provider_row(name, config) for name, config in sorted(configured.items())]
+    if as_json:
+        typer.echo(json.dumps(rows))
+    elif not rows:
+        typer.echo("none; set OPENAI_API_KEY, or add [providers.NAME] to turnkeeper.toml")
+    else:
+        table = Table("name", "api", "base url", "model", "stores", "status", box=None)
+        for row in rows:
+            table.add_row(*(str(value if value is not None else "") for value in row.values()))
+        Console(highlight=False).print(table)
+    return 0
+
+
+def _provider_row(name: str, config: ProviderConfig) -> dict[str, str | bool | None]:
+    return {
+        "name": name,
+        "api": config.api,
+        "base_url": config.base_url,
+        "model": config.model,
+        "store": config.store,
+        "status": _provider_status(config),
+    }
+
+
+def _provider_status(config: ProviderConfig) -> str:
+    if config.api not in SUPPORTED_APIS:
+        return f"this version does not speak {config.api} yet"
+    if config.api_key_env is not None and config.api_key(os.environ) is None:
+        return f"{config.api_key_env} is not set"
+    return "ready"
+
+
+def classify(
+    *,
+    explain: Annotated[bool, typer.Option(help="Also name the rule that decided, and what it saw.")] = False,
+) -> int:
+    """Classify failures: JSON lines in, JSON lines out; exit 1 when a line was broken."""
+    return classifying.run(sys.stdin, sys.stdout, explain=explain)
+
+
+def check(*, as_json: AsJson = False) -> int:
+    """Check that everything is where the settings say, and answers; exit 1 when something does not."""
+    findings = examine(Settings.load())
+    if as_json:
+        typer.echo(json.dumps([{"what": one.what, "ok": one.ok, "says": one.says} for one in findings]))
+    else:
+        for one in findings:
+            typer.echo(f"{'ok  ' if one.ok else 'FAIL'}  {one.what}: {one.says}")
+    return 0 if all(one.ok for one in findings) else EXIT_WRONG
+
+
+COMMANDS = (dev, migrate, worker, simulate, providers, classify, check)

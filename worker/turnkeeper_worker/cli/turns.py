@@ -1,0 +1,194 @@
+"""The commands of producers: enqueue, follow, show, cancel, retry."""
+
+import json
+import os
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from turnkeeper.client import Turnkeeper
+from turnkeeper.events import Event, FinalEvent, TurnCancelled, TurnCompleted, TurnFailed
+from turnkeeper.exceptions import BrokerUnavailable, InvalidRequest
+from turnkeeper.settings import address_of
+from turnkeeper.states import OnBusy
+from turnkeeper.terminal import TurnScreen
+from turnkeeper.views import TurnView
+from turnkeeper_worker.config import ProviderConfig, Settings
+
+EXIT_FAILED = 3
+EXIT_CANCELLED = 4
+
+TurnId = Annotated[str, typer.Argument(metavar="TURN", help="The id that `enqueue` printed.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+def enqueue(
+    text: Annotated[str, typer.Argument(help="What the user says; `-` reads it from standard input.")],
+    *,
+    chat: Annotated[str | None, typer.Option(help="The chat to continue; without it a new one starts.")] = None,
+    provider: Annotated[str | None, typer.Option(help="One of `turnkeeper providers`.")] = None,
+    model: Annotated[str | None, typer.Option(help="The provider's name of a model.")] = None,
+    instructions: Annotated[str | None, typer.Option(help="The system prompt of a new chat.")] = None,
+    idempotency_key: Annotated[str | None, typer.Option(help="The same key is the same turn.")] = None,
+    on_busy: Annotated[
+        OnBusy, typer.Option(help="What to do when the chat has an unfinished turn.")
+    ] = OnBusy.QUEUE,
+    as_json: AsJson = False,
+) -> int:
+    """Store a turn, tell the workers, and print its id."""
+    settings = Settings.load()
+    provider, model = _choose(settings, chat, provider, model)
+    with _keeper(settings) as keeper:
+        enqueued = keeper.enqueue(
+            chat,
+            sys.stdin.read() if text == "-" else text,
+            provider=provider,
+            model=model,
+            instructions=instructions,
+            idempotency_key=idempotency_key,
+            on_busy=on_busy,
+        )
+    ids = {"turn_id": str(enqueued.id), "chat_id": str(enqueued.chat_id), "is_new": enqueued.is_new}
+    typer.echo(json.dumps(ids) if as_json else str(enqueued.id))
+    if enqueued.is_due and not enqueued.is_rung:
+        raise BrokerUnavailable(
+            address_of(settings.broker),
+            f"turn {enqueued.id} is stored and runs when the broker is back, so do not enqueue it again",
+        )
+    return 0
+
+
+def follow(
+    turn: TurnId,
+    *,
+    after: Annotated[str, typer.Option(help="The `id` of the last event seen, to resume behind it.")] = "",
+    as_json: AsJson = False,
+) -> int:
+    """Show a turn as it happens, until it ends: exit 0 completed, 3 failed, 4 cancelled."""
+    with _keeper(Settings.load()) as keeper:
+        events = keeper.follow(turn, after=after)
+        if not as_json:
+            return _exit_code(TurnScreen(Console(highlight=False)).show(events))
+        final: FinalEvent | None = None
+        for event in events:
+            typer.echo(event.model_dump_json(exclude_none=True))
+            final = event if isinstance(event, FinalEvent) else None
+        return _exit_code(final)
+
+
+def show(turn: TurnId, *, as_json: AsJson = False) -> int:
+    """Tell everything that is stored about a turn."""
+    with _keeper(Settings.load()) as keeper:
+        view = keeper.show(turn)
+    if as_json:
+        typer.echo(view.model_dump_json())
+    else:
+        _print_view(Console(highlight=False), view)
+    return 0
+
+
+def cancel(turn: TurnId, *, as_json: AsJson = False) -> int:
+    """Cancel a turn; a running one is stopped by its worker, and keeps what had been said."""
+    with _keeper(Settings.load()) as keeper:
+        cancelled = keeper.cancel(turn)
+    if as_json:
+        typer.echo(json.dumps({"turn_id": str(cancelled.id), "state": cancelled.state}))
+    elif cancelled.changed:
+        typer.echo("cancelled")
+    elif cancelled.state.is_final:
+        typer.echo(f"already {cancelled.state}")
+    else:
+        typer.echo("asked its worker to stop")
+    return 0
+
+
+def retry(turn: TurnId, *, as_json: AsJson = False) -> int:
+    """Skip a turn's countdown, or answer the message of a failed turn in a new one; print the turn's id."""
+    with _keeper(Settings.load()) as keeper:
+        enqueued = keeper.retry(turn)
+    ids = {"turn_id": str(enqueued.id), "chat_id": str(enqueued.chat_id), "is_new": enqueued.is_new}
+    typer.echo(json.dumps(ids) if as_json else str(enqueued.id))
+    return 0
+
+
+COMMANDS = (enqueue, follow, show, cancel, retry)
+
+
+def _keeper(settings: Settings) -> Turnkeeper:
+    return Turnkeeper(
+        database_url=settings.database_url.get_secret_value(),
+        redis_url=settings.redis_url.get_secret_value(),
+        broker_url=settings.broker,
+        queue=settings.queue,
+        default_provider=settings.default_provider,
+    )
+
+
+def _choose(
+    settings: Settings, chat: str | None, provider: str | None, model: str | None
+) -> tuple[str | None, str | None]:
+    """Check the provider and the model before anything is stored.  Raises InvalidRequest."""
+    configured = settings.all_providers(os.environ)
+    if provider is None and chat is not None:
+        return None, model
+    provider = provider or settings.default_provider or _only(configured)
+    if provider not in configured:
+        known = ", ".join(sorted(configured)) or "none"
+        raise InvalidRequest(
+            f"no provider is called {provider}; configured: {known}; add [providers.{provider}] to turnkeeper.toml"
+        )
+    if model is None and configured[provider].model is None and chat is None:
+        raise InvalidRequest(f"provider {provider} has no model of its own; give --model")
+    return provider, model
+
+
+def _only(configured: dict[str, ProviderConfig]) -> str:
+    if len(configured) == 1:
+        return next(iter(configured))
+    known = ", ".join(sorted(configured)) or "none is configured, see `turnkeeper providers`"
+    raise InvalidRequest(f"say which provider with --provider ({known}), or set TURNKEEPER_DEFAULT_PROVIDER")
+
+
+def _exit_code(final: Event | None) -> int:
+    match final:
+        case TurnCompleted():
+            return 0
+        case TurnFailed():
+            return EXIT_FAILED
+        case TurnCancelled():
+            return EXIT_CANCELLED
+        case _:
+            return 1
+
+
+def _print_view(console: Console, view: TurnView) -> None:
+    console.print(f"turn {view.id}  [bold]{view.state}[/]  {view.provider} {view.model or ''}")
+    console.print(f"chat {view.chat_id}, turn {view.seq}", style="dim")
+    if view.attempts:
+        console.print(_attempts_table(view))
+    if view.error:
+        console.print(Text(view.error.message, style="red"))
+        if view.error.detail:
+            console.print(Text(view.error.detail, style="dim"))
+    if view.text:
+        console.print(Text(view.text))
+
+
+def _attempts_table(view: TurnView) -> Table:
+    table = Table("step", "attempt", "outcome", "kind", "status", "wait", "chained", "why", box=None)
+    for attempt in view.attempts:
+        table.add_row(
+            str(attempt.step),
+            str(attempt.number),
+            attempt.outcome,
+            attempt.kind or "",
+            str(attempt.status_code or ""),
+            f"{attempt.delay_ms / 1000:.1f} s" if attempt.delay_ms is not None else "",
+            "yes" if attempt.chained else "no",
+            str((attempt.facts or {}).get("rule", "")),
+        )
+    return table

@@ -1,0 +1,58 @@
+"""Transactions of the worker: on its event loop, and patient with a database that is away."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Concatenate, ParamSpec, Self, TypeVar
+
+from sqlalchemy import URL, Connection
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from turnkeeper_worker.telemetry import get_logger
+
+log = get_logger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+POOL_SIZE = 10
+"""Transactions are short and none is open while a stream runs, so few connections serve many turns."""
+FIRST_PAUSE_SECONDS = 0.1
+LONGEST_PAUSE_SECONDS = 2.0
+
+
+class Database:
+    """Runs functions of `store` and `upkeep`, each in a transaction of its own."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    @classmethod
+    def at(cls, url: URL) -> Self:
+        """Prepare a pool; connections are made when they are needed."""
+        return cls(create_async_engine(url, pool_size=POOL_SIZE, max_overflow=POOL_SIZE, pool_pre_ping=True))
+
+    async def once(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run *work* in a transaction.  Raises what the driver raises when the database is away."""
+        async with self._engine.begin() as connection:
+            return await connection.run_sync(work, *args, **kwargs)
+
+    async def surely(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run *work* in a transaction, and wait for a database that is away.
+
+        A commit whose answer was lost is tried again as well: its second run finds its guard unmet.
+        """
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                return await self.once(work, *args, **kwargs)
+            except DBAPIError as error:
+                if not (isinstance(error, OperationalError) or error.connection_invalidated):
+                    raise
+                log.warning("database.away", error=str(error.orig).strip(), pause_s=pause)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+
+    async def close(self) -> None:
+        """Give the connections back."""
+        await self._engine.dispose()

@@ -1,0 +1,236 @@
+"""Everything that lives on a worker's event loop, put together and taken apart again."""
+
+import asyncio
+import os
+import random
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID, uuid4
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+from sqlalchemy import create_engine
+from sqlalchemy.pool import NullPool
+
+import turnkeeper_migrations
+from turnkeeper import turns
+from turnkeeper.database import explaining_database_errors
+from turnkeeper.events import TurnCancelled
+from turnkeeper.exceptions import DatabaseUnavailable
+from turnkeeper.keys import CANCEL_CHANNEL
+from turnkeeper.requests import TurnRequest
+from turnkeeper.turns import Cancelled, Enqueued
+from turnkeeper_worker import upkeep
+from turnkeeper_worker.config import Settings
+from turnkeeper_worker.database import Database
+from turnkeeper_worker.leases import Leases, Stop
+from turnkeeper_worker.live import Live
+from turnkeeper_worker.outcomes import Dropped, Outcome
+from turnkeeper_worker.providers import Provider, open_providers
+from turnkeeper_worker.rescue import Rescuer
+from turnkeeper_worker.telemetry import get_logger
+from turnkeeper_worker.turn import TurnRunner
+from turnkeeper_worker.upkeep import Due, Held
+
+log = get_logger(__name__)
+
+REDIS_TIMEOUT_SECONDS = 5
+RESTART_SECONDS = 1.0
+"""How long a loop that crashed rests before it goes on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broker:
+    """What the engine needs of Celery; the functions block, so they are called in threads."""
+
+    ring: Callable[[list[Due]], None]
+    queue_is_empty: Callable[[], bool]
+
+
+@dataclass(slots=True, kw_only=True)
+class Engine:
+    """What a worker process does: run turns, accept turns, cancel turns, drain."""
+
+    database: Database
+    redis: Redis
+    live: Live
+    leases: Leases
+    runner: TurnRunner
+    rescuer: Rescuer
+    is_draining: bool = False
+
+    async def run(self, turn_id: UUID) -> Outcome:
+        """Run one delivery of a turn."""
+        with self.leases.hold(turn_id) as lease:
+            if lease is None:
+                return Dropped("this worker runs it already")
+            if self.is_draining:
+                lease.stop(Stop.HANDED_BACK)
+            return await self.runner.run(lease)
+
+    async def enqueue(self, request: TurnRequest, turn_id: UUID) -> Enqueued:
+        """Store a turn that came by message."""
+        return await self.database.surely(turns.enqueue, request, turn_id=turn_id)
+
+    async def reject(self, turn_id: UUID, reason: str) -> None:
+        """Keep the reason why a message is no turn."""
+        await self.database.surely(upkeep.reject, turn_id, reason)
+
+    async def cancel(self, turn_id: UUID) -> Cancelled:
+        """Cancel a turn, wherever it is; a running one stops within the beat of its worker."""
+        cancelled = await self.database.surely(turns.cancel, turn_id)
+        if cancelled.changed:
+            self.live.say(TurnCancelled(turn_id=turn_id, epoch=cancelled.epoch))
+        self.leases.stop(turn_id, Stop.CANCELLED)
+        return cancelled
+
+    def drain(self, seconds: float) -> None:
+        """Hand back what still runs after *seconds*."""
+        self.is_draining = seconds == 0
+        asyncio.get_running_loop().call_later(seconds, self._hand_back)
+
+    def _hand_back(self) -> None:
+        self.is_draining = True
+        if len(self.leases):
+            log.info("turns.handed_back", turns=len(self.leases))
+        self.leases.stop_all(Stop.HANDED_BACK)
+
+    async def hear_cancels(self) -> None:
+        """Stop turns as soon as somebody cancels them; without Redis the beat does it a little later."""
+        async with self.redis.pubsub(ignore_subscribe_messages=True) as channel:
+            await channel.subscribe(CANCEL_CHANNEL)
+            while True:
+                message = await channel.get_message(timeout=REDIS_TIMEOUT_SECONDS)
+                if message is not None:
+                    self._hear_cancel(message["data"])
+
+    def _hear_cancel(self, data: bytes) -> None:
+        with suppress(ValueError):
+            self.leases.stop(UUID(data.decode()), Stop.CANCELLED)
+
+
+@asynccontextmanager
+async def open_engine(settings: Settings, broker: Broker) -> AsyncIterator[Engine]:
+    """Connect, register the worker and start its loops; take it all apart in reverse."""
+    worker_id = uuid4()
+    async with AsyncExitStack() as stack:
+        database = Database.at(settings.database)
+        stack.push_async_callback(database.close)
+        await database.once(
+            upkeep.register,
+            worker_id,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            concurrency=settings.concurrency,
+        )
+        stack.push_async_callback(_sign_off, database, worker_id)
+        redis = _open_redis(settings)
+        stack.push_async_callback(_close_redis, redis)
+        providers = open_providers(settings.all_providers(os.environ), os.environ)
+        for provider in providers.values():
+            stack.push_async_callback(provider.close)
+        engine = _assemble(settings, broker, worker_id, database, redis, providers)
+        stack.push_async_callback(engine.live.flush)
+        loops = (engine.live.run, engine.leases.run, engine.rescuer.run, engine.hear_cancels)
+        tasks = [asyncio.create_task(_keep_going(loop)) for loop in loops]
+        stack.push_async_callback(_end, tasks)
+        yield engine
+
+
+def _assemble(
+    settings: Settings,
+    broker: Broker,
+    worker_id: UUID,
+    database: Database,
+    redis: Redis,
+    providers: Mapping[str, Provider],
+) -> Engine:
+    rng = random.Random()  # noqa: S311 - for jitter, not for secrets
+    ttl = timedelta(seconds=settings.lease_ttl_seconds)
+    live = Live(
+        redis,
+        coalesce=timedelta(milliseconds=settings.coalesce_ms),
+        ttl=timedelta(seconds=settings.events_ttl_seconds),
+        max_events=settings.events_max,
+    )
+    rescuer = Rescuer(
+        database=database,
+        live=live,
+        ring=lambda due: asyncio.to_thread(broker.ring, due),
+        queue_is_empty=lambda: asyncio.to_thread(broker.queue_is_empty),
+        lease_ttl=ttl,
+        every=timedelta(seconds=settings.rescue_seconds),
+        rng=rng,
+    )
+
+    async def beat() -> list[Held]:
+        return await database.once(upkeep.beat, worker_id)
+
+    async def give_back(turn_id: UUID, epoch: int) -> None:
+        await rescuer.welcome(await database.once(upkeep.give_back, turn_id, epoch))
+
+    leases = Leases(ttl=ttl, every=timedelta(seconds=settings.beat_seconds), beat=beat, give_back=give_back)
+    runner = TurnRunner(
+        worker_id=worker_id,
+        database=database,
+        live=live,
+        providers=providers,
+        configs=settings.all_providers(os.environ),
+        policy=settings.retry,
+        broker_horizon=timedelta(seconds=settings.broker_horizon_seconds),
+        rng=rng,
+    )
+    return Engine(database=database, redis=redis, live=live, leases=leases, runner=runner, rescuer=rescuer)
+
+
+async def _keep_going(loop: Callable[[], Awaitable[None]]) -> None:
+    """Run a loop for ever: one that crashes says so, rests, and goes on."""
+    while True:
+        try:
+            await loop()
+        except (RedisError, OSError) as error:
+            log.warning("loop.interrupted", loop=loop.__qualname__, error=str(error))
+        except Exception:
+            log.exception("loop.crashed", loop=loop.__qualname__)
+        await asyncio.sleep(RESTART_SECONDS)
+
+
+async def _end(tasks: "list[asyncio.Task[None]]") -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def check_schema(settings: Settings) -> None:
+    """Raise DatabaseUnavailable where PostgreSQL does not answer or its schema is not this version's."""
+    engine = create_engine(settings.database, poolclass=NullPool)
+    with explaining_database_errors(settings.database), engine.connect() as connection:
+        found = turnkeeper_migrations.current_revision(connection)
+    if found != (wanted := turnkeeper_migrations.head_revision()):
+        url = settings.database
+        raise DatabaseUnavailable(
+            f"{url.host}:{url.port or 5432}/{url.database}",
+            f"its schema is at {found or 'nothing'}, not {wanted}; run `turnkeeper migrate`",
+        )
+
+
+async def _sign_off(database: Database, worker_id: UUID) -> None:
+    try:
+        await database.once(upkeep.sign_off, worker_id)
+    except Exception as error:  # noqa: BLE001 - the process ends; the lease runs out by itself
+        log.warning("worker.sign_off_failed", error=str(error))
+
+
+def _open_redis(settings: Settings) -> Redis:
+    url = settings.redis_url.get_secret_value()
+    return Redis.from_url(
+        url, socket_timeout=REDIS_TIMEOUT_SECONDS * 2, socket_connect_timeout=REDIS_TIMEOUT_SECONDS
+    )
+
+
+async def _close_redis(redis: Redis) -> None:
+    with suppress(RedisError, OSError):
+        await redis.aclose()

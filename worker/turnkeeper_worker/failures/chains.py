@@ -1,0 +1,71 @@
+"""Broken chains: the request continued from an anchor, and the anchor or an item it refers to is gone.
+
+Recognised by structure, because every release brings new sentences: the request was chained, the status is one
+that refuses a request, and a code or the text speaks of the anchor, of stored items, or of history.
+"""
+
+from turnkeeper.errors import ErrorKind, Situation
+from turnkeeper_worker.failures.evidence import Evidence, fold
+from turnkeeper_worker.failures.verdict import Verdict
+from turnkeeper_worker.failures.words import first_found, phrases
+
+_REFUSALS = frozenset({None, 400, 404, 409, 410, 422})
+"""Statuses under which a lost anchor was seen; None is a 200 stream or a bare exception."""
+
+CODES = frozenset(
+    map(
+        fold,
+        """previous_response_not_found previous_response_expired invalid_previous_response_id response_not_found
+        response_expired item_not_found conversation_not_found invalid_encrypted_content thread_not_found
+        thread_fingerprint_mismatch thread_continue_in_flight thread_already_continued thread_unsupported_request
+        thread_expired previous_message_not_found""".split(),
+    )
+)
+
+ANCHOR_LOST = phrases(
+    "previous_response_id",
+    "previous response",
+    "previous_message_id",
+    "response with id … not found",
+    "response … not found",
+    "response … expired",
+    "response … deleted",
+    "response … does not exist",
+    "item with id",
+    "item … not found",
+    "items are not persisted when store",
+    "message with id … not found",
+    "history node",
+    "stored response",
+    "stored conversation",
+    "data retention",
+    "zdr",
+    "no tool call found for",
+    "no tool output found for",
+    "without its required",
+    "different azure openai resource",
+    "encrypted content … could not be verified",
+    "encrypted_content",
+    "could not decrypt",
+    "thread … not found",
+    "thread … expired",
+    "thread … differs",
+)
+
+
+def judge(evidence: Evidence) -> Verdict | None:
+    """Judge whether the chain is broken; None where the request was not chained or failed for another reason."""
+    if not evidence.failure.chained or evidence.decisive_status not in _REFUSALS:
+        return None
+    seen = next((written for code, written in evidence.codes.items() if code in CODES), None)
+    seen = seen or first_found(evidence.text, ANCHOR_LOST)
+    if seen is None:
+        return None
+    return Verdict(
+        kind=ErrorKind.GENERIC,
+        retryable=True,
+        rule="chain broken",
+        evidence=seen,
+        chain_broken=True,
+        situation=Situation.CHAIN_LOST,
+    )

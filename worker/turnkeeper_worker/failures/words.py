@@ -1,0 +1,86 @@
+"""Phrases and how they are looked for: whole words in lower-cased text, without regular expressions.
+
+A phrase is written as it reads.  ` … ` stands for anything in between, at most `GAP` characters of it;
+`*` at the end of a part leaves the last word open, so that `rate limit*` also finds "rate limited".
+Plain `str.find` keeps the tables readable and the cost linear: no text can make it backtrack.
+"""
+
+from collections.abc import Iterable
+from typing import TypeAlias
+
+Part: TypeAlias = tuple[str, bool]
+"""The literal, and whether its last word is open."""
+Phrase: TypeAlias = tuple[Part, ...]
+
+GAP = 120
+"""Characters that ` … ` may stand for: about one clause, and never past the end of a sentence."""
+_TRIES = 8
+"""Places where a phrase may begin before it is given up; bounds the cost of hostile repetition."""
+_WORD = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_")
+
+
+def phrases(*written: str) -> tuple[Phrase, ...]:
+    """Compile phrases as they are written in a table.
+
+    >>> phrases("model … not found")
+    ((('model', False), ('not found', False)),)
+    """
+    return tuple(tuple(_part(part) for part in phrase.split(" … ")) for phrase in written)
+
+
+def first_found(text: str, wanted: Iterable[Phrase]) -> str | None:
+    """Return the words of *text* that the first matching phrase found, or None.
+
+    Args:
+        text: Lower-cased text.
+
+    >>> first_found("the model gpt-9 was not found here", phrases("model … not found"))
+    'model gpt-9 was not found'
+    """
+    for phrase in wanted:
+        # Most phrases are absent: one substring test rejects them before any word is looked at.
+        if phrase[0][0] in text and (span := _span(text, phrase)):
+            return text[span[0] : span[1]]
+    return None
+
+
+def _part(written: str) -> Part:
+    return (written.rstrip("*"), written.endswith("*"))
+
+
+def _span(text: str, phrase: Phrase) -> tuple[int, int] | None:
+    begin = 0
+    for _ in range(_TRIES):
+        start, end = _find(text, phrase[0], begin, len(text))
+        if start < 0:
+            return None
+        last = _rest(text, phrase[1:], end)
+        if last >= 0:
+            return start, last
+        begin = start + 1
+    return None
+
+
+def _rest(text: str, parts: Phrase, end: int) -> int:
+    for part in parts:
+        limit = end + GAP + len(part[0])
+        stop = text.find(". ", end, limit)
+        start, end = _find(text, part, end, limit if stop < 0 else stop + 1)
+        if start < 0:
+            return -1
+    return end
+
+
+def _find(text: str, part: Part, begin: int, limit: int) -> tuple[int, int]:
+    literal, is_open = part
+    start = text.find(literal, begin, limit)
+    while start >= 0:
+        end = start + len(literal)
+        if not _inside_word(text, start) and (is_open or not _inside_word(text, end)):
+            return start, end
+        start = text.find(literal, end, limit)
+    return -1, -1
+
+
+def _inside_word(text: str, at: int) -> bool:
+    return 0 < at < len(text) and text[at - 1] in _WORD and text[at] in _WORD

@@ -1,0 +1,155 @@
+"""Which turns this process holds, and for how long it may believe so.
+
+One row per process carries the heartbeat; a turn's lease is (worker, epoch) and lives while that row is fresh by
+the database's clock. The same beat asks which turns were cancelled or lost. What the answer cannot tell while
+the database is away, the clock does: after half the TTL without a renewal, counted from *before* the last request
+that succeeded was sent, every turn is given up, because another worker may take it over at the end of the TTL.
+River argues the same in its package `leadership`.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import Enum, auto
+from uuid import UUID
+
+from turnkeeper_worker.telemetry import get_logger
+from turnkeeper_worker.upkeep import Held
+
+log = get_logger(__name__)
+
+
+class Stop(Enum):
+    """Why a turn must stop."""
+
+    CANCELLED = auto()
+    """Somebody cancelled it."""
+    HANDED_BACK = auto()
+    """This process shuts down."""
+    LOST = auto()
+    """The lease is gone, or may be: write nothing, say nothing."""
+
+
+@dataclass(slots=True, eq=False)
+class Lease:
+    """One turn in the hands of this process."""
+
+    turn_id: UUID
+    task: "asyncio.Task[object]"
+    epoch: int | None = None
+    """The fencing number; None until the claim is known to be committed."""
+    stopped: Stop | None = None
+    is_deaf: bool = True
+    """While a claim or a last write is under way: a stop is remembered, and strikes when we listen again."""
+
+    def claimed(self, epoch: int) -> None:
+        """Note that the claim is committed."""
+        self.epoch = epoch
+
+    def listen(self) -> None:
+        """Let a stop break the turn off at its next await, also one that came before."""
+        self.is_deaf = False
+        if self.stopped is not None:
+            self.task.cancel()
+
+    def settle(self) -> None:
+        """Begin a write that decides the outcome; the epoch guards it, so no stop needs to."""
+        self.is_deaf = True
+
+    def stop(self, why: Stop) -> None:
+        """Break the turn off.  The first reason counts, but a lost lease beats all."""
+        if self.stopped in {why, Stop.LOST}:
+            return
+        is_first = self.stopped is None
+        if is_first or why is Stop.LOST:
+            self.stopped = why
+        if is_first and not self.is_deaf:
+            self.task.cancel()
+
+
+Beat = Callable[[], Awaitable[list[Held]]]
+"""Renews the heartbeat and returns what the database believes that this worker holds."""
+GiveBack = Callable[[UUID, int], Awaitable[None]]
+"""Hands a turn back that the database thinks is ours and that nobody here runs."""
+
+
+class Leases:
+    """The turns of one worker process.  Belongs to one event loop."""
+
+    def __init__(self, *, ttl: timedelta, every: timedelta, beat: Beat, give_back: GiveBack) -> None:
+        self._patience = ttl.total_seconds() / 2
+        self._every = every.total_seconds()
+        self._beat = beat
+        self._give_back = give_back
+        self._held: dict[UUID, Lease] = {}
+        self._renewed_at = time.monotonic()
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    @contextmanager
+    def hold(self, turn_id: UUID) -> Iterator[Lease | None]:
+        """Register the current task as the runner of a turn; None where another task here runs it already."""
+        task = asyncio.current_task()
+        if task is None or turn_id in self._held:
+            yield None
+            return
+        lease = Lease(turn_id, task)
+        self._held[turn_id] = lease
+        try:
+            yield lease
+        finally:
+            del self._held[turn_id]
+
+    def stop(self, turn_id: UUID, why: Stop) -> None:
+        """Break one turn off, if it is here."""
+        if lease := self._held.get(turn_id):
+            lease.stop(why)
+
+    def stop_all(self, why: Stop) -> None:
+        """Break every turn off."""
+        for lease in list(self._held.values()):
+            lease.stop(why)
+
+    async def run(self) -> None:
+        """Renew, until cancelled."""
+        while True:
+            is_renewed = await self.renew()
+            await asyncio.sleep(self._every if is_renewed else self._every / 5)
+
+    async def renew(self) -> bool:
+        """Beat once; give up every turn when the database did not answer for too long."""
+        began = time.monotonic()
+        known = {lease.turn_id: lease.epoch for lease in self._held.values() if lease.epoch is not None}
+        remaining = self._renewed_at + self._patience - began
+        try:
+            async with asyncio.timeout(remaining if remaining > 0 else self._every):
+                held = await self._beat()
+        except Exception as error:  # noqa: BLE001 - whatever keeps us from renewing, the clock decides
+            log.warning("lease.renewal_failed", error=str(error) or type(error).__name__)
+            if time.monotonic() - self._renewed_at > self._patience:
+                self._give_up()
+            return False
+        self._renewed_at = began
+        await self._compare(known, {one.turn_id: one for one in held})
+        return True
+
+    def _give_up(self) -> None:
+        if self._held:
+            log.error("lease.given_up", turns=len(self._held))
+        self.stop_all(Stop.LOST)
+
+    async def _compare(self, known: dict[UUID, int], held: dict[UUID, Held]) -> None:
+        for turn_id, epoch in known.items():
+            one = held.get(turn_id)
+            if one is None or one.epoch != epoch:
+                self.stop(turn_id, Stop.LOST)
+            elif one.is_cancelled:
+                self.stop(turn_id, Stop.CANCELLED)
+        for turn_id, one in held.items():
+            if turn_id not in self._held:
+                # A claim or a last write whose answer never reached us left it behind.
+                await self._give_back(turn_id, one.epoch)

@@ -1,0 +1,93 @@
+"""The live events of all turns of this process, collected for a moment and written in one pipeline.
+
+Live events make an answer visible sooner; they decide nothing. When Redis is away they are dropped, and
+followers fall back to the stored result.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from datetime import timedelta
+from uuid import UUID
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from turnkeeper.events import Event, TurnPart
+from turnkeeper.follow import FIELD
+from turnkeeper.keys import events_key
+from turnkeeper_worker.telemetry import get_logger
+
+log = get_logger(__name__)
+
+MAX_BACKLOG = 50_000
+"""More events than this are not kept for a Redis that does not take them."""
+
+
+class Live:
+    """Publishes events.  Belongs to one event loop."""
+
+    def __init__(self, redis: Redis, *, coalesce: timedelta, ttl: timedelta, max_events: int) -> None:
+        self._redis = redis
+        self._coalesce = coalesce
+        self._ttl = ttl
+        self._max_events = max_events
+        self._backlog: list[Event] = []
+        self._has_news = asyncio.Event()
+
+    def say(self, event: Event) -> None:
+        """Publish *event* within the coalescing time; returns at once."""
+        if len(self._backlog) < MAX_BACKLOG:
+            self._backlog.append(event)
+        self._has_news.set()
+
+    async def run(self) -> None:
+        """Write what is said, until cancelled."""
+        while True:
+            await self._has_news.wait()
+            await asyncio.sleep(self._coalesce.total_seconds())
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Write everything that was said so far."""
+        self._has_news.clear()
+        events, self._backlog = self._backlog, []
+        try:
+            if events:
+                await self._write(merged(events))
+        except (RedisError, OSError) as error:
+            log.warning("live.dropped", events=len(events), error=str(error))
+
+    async def _write(self, events: Iterable[Event]) -> None:
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            keys: set[str] = set()
+            for event in events:
+                key = events_key(event.turn_id)
+                pipeline.xadd(
+                    key, {FIELD: event.model_dump_json(exclude={"id"})}, maxlen=self._max_events, approximate=True
+                )
+                keys.add(key)
+            for key in keys:
+                pipeline.expire(key, self._ttl)
+            await pipeline.execute()
+
+
+def merged(events: Iterable[Event]) -> list[Event]:
+    """Join neighbouring pieces of the same kind of the same try; the order of a turn's events stays."""
+    kept: list[Event] = []
+    last_of: dict[UUID, int] = {}
+    for event in events:
+        index = last_of.get(event.turn_id)
+        if index is not None and (joined := _joined(kept[index], event)) is not None:
+            kept[index] = joined
+            continue
+        last_of[event.turn_id] = len(kept)
+        kept.append(event)
+    return kept
+
+
+def _joined(first: Event, second: Event) -> TurnPart | None:
+    if not (isinstance(first, TurnPart) and isinstance(second, TurnPart)):
+        return None
+    if first.kind != second.kind or first.place != second.place:
+        return None
+    return first.model_copy(update={"text": first.text + second.text})

@@ -1,0 +1,57 @@
+"""What one delivery of a turn came to, as values."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeAlias
+from uuid import UUID
+
+from turnkeeper.errors import ChatError
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The turn has its answer."""
+
+    line: str
+    woken: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class Retrying:
+    """The attempt failed; the turn is due again after the delay."""
+
+    delay: timedelta
+    attempt: int
+    line: str
+
+
+@dataclass(frozen=True, slots=True)
+class GaveUp:
+    """The turn failed for good."""
+
+    error: ChatError
+    woken: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The turn was cancelled while it ran."""
+
+    woken: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class HandedBack:
+    """This process shuts down; another takes the turn over."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """Nothing was done: the turn was not ours to run, or no longer."""
+
+    why: str
+
+
+Outcome: TypeAlias = Completed | Retrying | GaveUp | Cancelled | HandedBack | Dropped

@@ -1,0 +1,175 @@
+"""Calls over HTTP: one client per provider, two watchdogs per call, every failure a value."""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import aiohttp
+import httpx
+from httpx_aiohttp import AiohttpTransport
+from pydantic_core import from_json
+
+from turnkeeper_worker.failures import Failure, Phase, Signal, describe
+from turnkeeper_worker.providers.interface import Failed, Result
+from turnkeeper_worker.providers.sse import SseDecoder
+
+MAX_ERROR_BODY_BYTES = 64 * 1024
+"""What is read of an error's body; a classifier needs a sentence, not a page."""
+
+DONE = b"[DONE]"
+"""The frame by which some servers end any stream; it says nothing about success."""
+
+
+class Stream(Protocol):
+    """Reads the events of one response of one API."""
+
+    has_begun: bool
+
+    def take(self, event: object) -> Result | None:
+        """Hear one event; return the result when it was the last one."""
+
+    def cut(self) -> Failed:
+        """Judge a stream that ended without a terminal event."""
+
+    def broken(self, what: str) -> Failed:
+        """Judge a stream whose bytes make no sense."""
+
+    def failure(self, body: object, signal: Signal | None, **facts: Any) -> Failure:
+        """State the facts that the stream knows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """The two watchdogs of a call, in seconds; None lets it wait for ever."""
+
+    startup: float | None
+    """From before the connection is opened until the first event."""
+    silence: float | None
+    """Between two events; keep-alive pings count."""
+
+
+def open_client(base_url: str, headers: Mapping[str, str], *, http2: bool = False) -> httpx.AsyncClient:
+    """Build a client without limits of its own: the worker's concurrency is the limit.
+
+    aiohttp's parser is written in C; measured, it takes a quarter of the CPU time of httpx's own transport.
+    It speaks HTTP/1.1 only.
+    """
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)
+    transport: httpx.AsyncBaseTransport = (
+        httpx.AsyncHTTPTransport(http2=True, limits=limits)
+        if http2
+        else AiohttpTransport(client=_open_session, limits=limits)
+    )
+    # The watchdogs are ours; the transport's would fire first and tell less.
+    return httpx.AsyncClient(
+        base_url=base_url,
+        headers=headers,
+        transport=transport,
+        timeout=None,  # noqa: S113 - see the comment above
+    )
+
+
+def _open_session() -> aiohttp.ClientSession:
+    # limit=0: none. The cookie jar would carry state from one tenant's call to the next.
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60)
+    return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=True)
+
+
+async def stream_events(
+    client: httpx.AsyncClient, request: httpx.Request, stream: Stream, timeouts: Timeouts
+) -> Result:
+    """Send *request* and let *stream* hear the events, until one of them or a failure ends it."""
+    try:
+        # Armed before the connection is opened: a provider that does not even accept is silent too.
+        async with asyncio.timeout(timeouts.startup) as watchdog:
+            response = await client.send(request, stream=True)
+            try:
+                return await _refusal(response, stream) or await _listen(
+                    response, stream, watchdog, timeouts.silence
+                )
+            finally:
+                await response.aclose()
+    except TimeoutError:
+        return _silent(stream)
+    except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
+        return Failed(failure=_transport_failure(stream, error))
+
+
+async def _listen(
+    response: httpx.Response, stream: Stream, watchdog: asyncio.Timeout, silence: float | None
+) -> Result:
+    loop = asyncio.get_running_loop()
+    decoder = SseDecoder()
+    async for data in response.aiter_raw():
+        watchdog.reschedule(loop.time() + silence if silence else None)
+        if (result := _hear(data, stream, decoder)) is not None:
+            return result
+    return stream.cut()
+
+
+def _hear(data: bytes, stream: Stream, decoder: SseDecoder) -> Result | None:
+    try:
+        for payload in decoder.feed(data):
+            if payload == DONE:
+                return stream.cut()
+            if (result := stream.take(from_json(payload))) is not None:
+                return result
+    except ValueError as error:
+        return stream.broken(str(error))
+    return None
+
+
+async def _refusal(response: httpx.Response, stream: Stream) -> Failed | None:
+    """Return the failure that the response's head tells, or None where a stream follows."""
+    content_type = response.headers.get("content-type", "")
+    if response.status_code == httpx.codes.OK and not content_type.startswith(("text/html", "application/json")):
+        return None
+    body = await _read_some(response)
+    signal = Signal.STREAM_TRUNCATED if response.status_code == httpx.codes.OK else None
+    return Failed(
+        failure=stream.failure(
+            body,
+            signal,
+            phase=Phase.RESPONSE,
+            status=response.status_code,
+            headers=dict(response.headers),
+        )
+    )
+
+
+async def _read_some(response: httpx.Response) -> bytes:
+    body = bytearray()
+    async for data in response.aiter_bytes():
+        body += data
+        if len(body) >= MAX_ERROR_BODY_BYTES:
+            break
+    return bytes(body[:MAX_ERROR_BODY_BYTES])
+
+
+def _silent(stream: Stream) -> Failed:
+    if stream.has_begun:
+        return Failed(failure=stream.failure(None, Signal.STREAM_SILENCE_TIMEOUT))
+    return Failed(failure=stream.failure(None, Signal.STARTUP_TIMEOUT, phase=Phase.BEFORE_FIRST_EVENT))
+
+
+def _transport_failure(stream: Stream, error: BaseException) -> Failure:
+    phase = Phase.MID_STREAM if stream.has_begun else Phase.BEFORE_RESPONSE
+    return replace(stream.failure(None, None, phase=phase), exceptions=describe(error))
+
+
+def json_body(body: Mapping[str, Any]) -> bytes:
+    """Encode a request's body once, compactly."""
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def call_headers(request_id: str) -> dict[str, str]:
+    """Return the headers that every streaming call carries."""
+    return {
+        "Content-Type": "application/json",
+        "Accept": "text/event-stream",
+        # A compressed stream is buffered by whoever compresses it, and the words come late.
+        "Accept-Encoding": "identity",
+        "X-Client-Request-Id": request_id,
+    }

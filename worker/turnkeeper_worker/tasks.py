@@ -1,0 +1,119 @@
+"""The two messages that Celery carries: run a turn, and submit one.
+
+The tasks do no work themselves. They wait for the runtime, and put its outcome into Celery's words, so that Flower
+tells the truth: retry, failure with its kind, revoked, or one line of result.
+"""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, assert_never
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+from celery import Task
+from celery.exceptions import Ignore
+from celery.exceptions import Retry as CeleryRetry
+
+from turnkeeper.doorbell import RUN_TURN, SUBMIT_TURN, ring
+from turnkeeper.errors import ChatError
+from turnkeeper.exceptions import BrokerUnavailable, TurnkeeperError
+from turnkeeper.requests import TurnRequest
+from turnkeeper_worker.app import app
+from turnkeeper_worker.outcomes import Cancelled, Completed, Dropped, GaveUp, HandedBack, Outcome, Retrying
+from turnkeeper_worker.telemetry import get_logger
+
+log = get_logger(__name__)
+
+
+class TurnFailed(Exception):
+    """A turn ended as failed; Celery and Flower show it as a failure of the task."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(kind, message)
+        self.kind = kind
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.message}"
+
+
+@app.task(name=RUN_TURN, bind=True, throws=(TurnFailed,))  # type: ignore[untyped-decorator]  # Celery is untyped
+def run_turn(self: Task, turn_id: str) -> str:
+    """Run one delivery of a turn."""
+    outcome: Outcome = app.wait_for(UUID(turn_id))
+    match outcome:
+        case Completed(line=line, woken=woken):
+            _ring_woken(woken)
+            return line
+        case Retrying() | HandedBack():
+            raise _ring_again(UUID(turn_id), outcome)
+        case GaveUp(error=error, woken=woken):
+            _ring_woken(woken)
+            raise _failed(error)
+        case Cancelled(woken=woken):
+            _ring_woken(woken)
+            # Flower learns of a revocation by this event alone.
+            self.send_event("task-revoked", terminated=True, signum=None, expired=False)
+            raise Ignore
+        case Dropped():
+            raise Ignore
+        case other:
+            assert_never(other)
+
+
+@app.task(name=SUBMIT_TURN, bind=True, throws=(TurnkeeperError,))  # type: ignore[untyped-decorator]  # Celery is untyped
+def submit_turn(self: Task, request: Any) -> str:
+    """Store the turn that a producer describes in JSON; the message's task id becomes the turn's id.
+
+    A delivery that comes twice is one turn. A request that cannot be a turn is stored as rejected.
+    """
+    turn_id = _turn_id(str(self.request.id))
+    try:
+        parsed = TurnRequest.parse(request)
+        if parsed.chat_id is None and parsed.provider is None:
+            parsed = parsed.model_copy(update={"provider": app.settings.default_provider})
+        enqueued = app.runtime.enqueue(parsed, turn_id).result()
+    except TurnkeeperError as error:
+        app.runtime.reject(turn_id, str(error)).result()
+        log.warning("turn.rejected", turn_id=str(turn_id), reason=str(error))
+        raise
+    if enqueued.is_due:
+        _ring(enqueued.id)
+    return f"turn {enqueued.id}"
+
+
+def _turn_id(task_id: str) -> UUID:
+    """Take the task's id; a producer whose ids are no UUIDs gets one that is always the same."""
+    try:
+        return UUID(task_id)
+    except ValueError:
+        return uuid5(NAMESPACE_URL, f"turnkeeper:{task_id}")
+
+
+def _ring(turn_id: UUID, delay: timedelta = timedelta(0), *, attempts: int = 0) -> None:
+    try:
+        ring(app, turn_id, countdown=delay, attempts=attempts)
+    except BrokerUnavailable as error:
+        # The rescue loop rings again.
+        log.warning("ring.failed", turn_id=str(turn_id), error=str(error))
+
+
+def _ring_woken(turn_id: UUID | None) -> None:
+    if turn_id is not None:
+        _ring(turn_id)
+
+
+def _ring_again(turn_id: UUID, outcome: Retrying | HandedBack) -> CeleryRetry:
+    """Give the broker the countdown, where it is short enough; return what makes Flower show a retry."""
+    match outcome:
+        case HandedBack(attempt=attempt):
+            delay, why = timedelta(0), "handed back at shutdown"
+        case Retrying(delay=delay, attempt=attempt, line=why):
+            pass
+        case other:
+            assert_never(other)
+    if delay <= timedelta(seconds=app.settings.broker_horizon_seconds):
+        _ring(turn_id, delay, attempts=attempt)
+    return CeleryRetry(message=why, when=datetime.now(UTC) + delay)
+
+
+def _failed(error: ChatError) -> TurnFailed:
+    return TurnFailed(error.kind, error.message)
