@@ -35,6 +35,8 @@ class TurnScreen:
         self._console = console
         self._transcript = Transcript()
         self._waiting: TurnRetry | None = None
+        self._written = ""
+        """What the current line of a log holds already."""
 
     def show(self, events: Iterable[Event]) -> FinalEvent | None:
         """Show *events* as they come; return the final one, or None where they end without."""
@@ -67,10 +69,25 @@ class TurnScreen:
                     self._say(f"        {error.detail}", "dim")
             case TurnCancelled():
                 self._say("cancelled", "yellow")
-            case TurnCommitted() if not self._console.is_terminal:
-                self._console.print(Text("".join(message.text for message in event.messages)))
-            case TurnCommitted() | TurnPart() | TurnCompleted():
+            case TurnPart(kind="text", text=text):
+                self._write(text)
+            case TurnCommitted(messages=messages):
+                self._write("".join(message.text for message in messages).removeprefix(self._written))
+                self._end_line()
+            case TurnPart() | TurnCompleted():
                 pass
+
+    def _write(self, text: str) -> None:
+        """Add to the current line of a log; a terminal redraws the words instead."""
+        if not self._console.is_terminal:
+            self._written += text
+            self._console.file.write(text)
+            self._console.file.flush()
+
+    def _end_line(self) -> None:
+        if self._written:
+            self._written = ""
+            self._console.file.write("\n")
 
     def _retry_line(self, event: TurnRetry) -> str:
         said = len(self._transcript.text)
@@ -80,6 +97,7 @@ class TurnScreen:
         return f"{why}{void}{wait}"
 
     def _say(self, line: str, style: str) -> None:
+        self._end_line()
         self._console.print(Text(f"  {line}", style=style))
 
     def _now(self) -> RenderableType:

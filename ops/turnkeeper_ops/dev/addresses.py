@@ -5,8 +5,8 @@ from dataclasses import dataclass
 SIMULATOR = "simulator"
 SIMULATOR_MODEL = "sim-1"
 SIMULATOR_KEY = "sk-simulator"
-
-_PROVIDER = f"TURNKEEPER_PROVIDERS__{SIMULATOR.upper()}__"
+WRONG_KEY = "wrong_key"
+"""A second provider: the same simulator, called with a key that it rejects."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,10 +38,19 @@ class Addresses:
 def _simulator(url: str) -> dict[str, str]:
     return {
         "TURNKEEPER_SIMULATOR_URL": url,
-        f"{_PROVIDER}API": "openai-responses",
-        f"{_PROVIDER}BASE_URL": f"{url}/v1",
-        f"{_PROVIDER}API_KEY_ENV": "TURNKEEPER_SIMULATOR_KEY",
-        f"{_PROVIDER}MODEL": SIMULATOR_MODEL,
         "TURNKEEPER_SIMULATOR_KEY": SIMULATOR_KEY,
+        "TURNKEEPER_SIMULATOR_WRONG_KEY": "sk-not-the-simulators-key",
         "TURNKEEPER_DEFAULT_PROVIDER": SIMULATOR,
+        **_provider(SIMULATOR, url, "TURNKEEPER_SIMULATOR_KEY"),
+        **_provider(WRONG_KEY, url, "TURNKEEPER_SIMULATOR_WRONG_KEY"),
+    }
+
+
+def _provider(name: str, url: str, api_key_env: str) -> dict[str, str]:
+    prefix = f"TURNKEEPER_PROVIDERS__{name.upper()}__"
+    return {
+        f"{prefix}API": "openai-responses",
+        f"{prefix}BASE_URL": f"{url}/v1",
+        f"{prefix}API_KEY_ENV": api_key_env,
+        f"{prefix}MODEL": SIMULATOR_MODEL,
     }

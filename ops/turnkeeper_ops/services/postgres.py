@@ -42,12 +42,16 @@ class Postgres(Server):
         except psycopg.OperationalError:
             return False
 
-    def create_database(self, name: str) -> None:
-        """Create a database unless it exists."""
+    def create_database(self, name: str, *, template: str = "template1") -> None:
+        """Create a database unless it exists, as a copy of *template*."""
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
             known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone()
             if known is None:
-                connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+                connection.execute(
+                    sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
+                        sql.Identifier(name), sql.Identifier(template)
+                    )
+                )
 
     def _prepare(self) -> None:
         if self._data.exists():

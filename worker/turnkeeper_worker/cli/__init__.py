@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def run(argv: Sequence[str]) -> int:
     """Run one command; return its exit code.  What the user can mend is one line, never a traceback."""
     try:
-        _adopt_dev_env()
+        _adopt_dev_stack()
         return _app()(args=list(argv) or ["--help"], standalone_mode=False) or 0
     except typer.Exit as leave:
         return leave.exit_code
@@ -72,11 +72,10 @@ def _complain(line: str) -> int:
     return EXIT_USAGE
 
 
-def _adopt_dev_env() -> None:
-    """Use the development stack of this folder, where nothing else is said."""
+def _adopt_dev_stack() -> None:
+    """Use the development stack that runs in this folder, where nothing else is said."""
     if any(name.startswith(ENV_PREFIX) for name in os.environ) or not DEV_ENV.is_file():
         return
-    for line in DEV_ENV.read_text(encoding="utf-8").splitlines():
-        name, separator, value = line.removeprefix("export ").partition("=")
-        if separator and name.startswith(ENV_PREFIX):
-            os.environ[name] = value.strip("'\"")
+    from turnkeeper_ops.dev import environment_of  # noqa: PLC0415 - the `dev` extra is there where the file is
+
+    os.environ.update(environment_of(Path.cwd()))

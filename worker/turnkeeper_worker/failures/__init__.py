@@ -80,7 +80,14 @@ def _code(evidence: Evidence) -> str | None:
 
 
 def _request_id(evidence: Evidence) -> str | None:
-    for name in ("x-request-id", "request-id", "x-amzn-requestid", "apim-request-id", "x-goog-request-id", "cf-ray"):
+    for name in (
+        "x-request-id",
+        "request-id",
+        "x-amzn-requestid",
+        "apim-request-id",
+        "x-goog-request-id",
+        "cf-ray",
+    ):
         if name in evidence.headers:
             return clean(evidence.headers[name])[:200]
     in_fields = (layer.fields.get("request_id") for layer in evidence.layers)

@@ -23,33 +23,15 @@ CODES = frozenset(
 )
 
 ANCHOR_LOST = phrases(
-    "previous_response_id",
-    "previous response",
-    "previous_message_id",
-    "response with id … not found",
-    "response … not found",
-    "response … expired",
-    "response … deleted",
-    "response … does not exist",
-    "item with id",
-    "item … not found",
-    "items are not persisted when store",
-    "message with id … not found",
-    "history node",
-    "stored response",
-    "stored conversation",
-    "data retention",
-    "zdr",
-    "no tool call found for",
-    "no tool output found for",
-    "without its required",
-    "different azure openai resource",
-    "encrypted content … could not be verified",
-    "encrypted_content",
-    "could not decrypt",
-    "thread … not found",
-    "thread … expired",
-    "thread … differs",
+    """
+    previous_response_id | previous response | previous_message_id | response with id … not found
+    response … not found | response … expired | response … deleted | response … does not exist
+    item with id | item … not found | items are not persisted when store | message with id … not found
+    history node | stored response | stored conversation | data retention | zdr | no tool call found for
+    no tool output found for | without its required | different azure openai resource
+    encrypted content … could not be verified | encrypted_content | could not decrypt
+    thread … not found | thread … expired | thread … differs
+    """
 )
 
 

@@ -37,7 +37,10 @@ MOMENT_FIELDS = ("resets_at", "reset_at", "resetsAt", "retry_at", "retryAt", "qu
 BUCKETS = tuple(
     (pattern.format(field="remaining", bucket=bucket), pattern.format(field="reset", bucket=bucket))
     for pattern, buckets in (
-        ("x-ratelimit-{field}-{bucket}", ("requests", "tokens", "input-tokens", "output-tokens", "project-tokens")),
+        (
+            "x-ratelimit-{field}-{bucket}",
+            ("requests", "tokens", "input-tokens", "output-tokens", "project-tokens"),
+        ),
         ("anthropic-ratelimit-{bucket}-{field}", ("requests", "tokens", "input-tokens", "output-tokens")),
         ("x-ratelimit-{field}", ("",)),
         ("ratelimit-{field}", ("",)),
@@ -62,7 +65,9 @@ WAITABLE = frozenset({
 
 _NUMBER = re.compile(r"\d{1,15}(?:\.\d{0,15})?|\.\d{1,15}")
 _UNIT_NAMES = "|".join(sorted(UNITS, key=len, reverse=True))
-_STEP = re.compile(rf"(?P<number>\d{{1,9}}(?:\.\d{{1,9}})?)\s{{0,2}}(?P<unit>{_UNIT_NAMES})s?(?![a-z])", re.IGNORECASE)
+_STEP = re.compile(
+    rf"(?P<number>\d{{1,9}}(?:\.\d{{1,9}})?)\s{{0,2}}(?P<unit>{_UNIT_NAMES})s?(?![a-z])", re.IGNORECASE
+)
 _STEPS = rf"(?:{_STEP.pattern.replace('?P<number>', '?:').replace('?P<unit>', '?:')}(?:,|\s|and){{0,5}}){{1,5}}"
 # "Retrying in 5 s" is another client's plan, not a provider's wish: `retry` must be the whole word.
 _SPOKEN = re.compile(

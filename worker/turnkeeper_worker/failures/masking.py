@@ -18,7 +18,9 @@ _URL = re.compile(
         (?P<query>[?\#][^\s"'<>`]*+)?""",
     re.VERBOSE,
 )
-_PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----[^-]*+(?:-----END [A-Z ]{0,30}PRIVATE KEY-----)?")
+_PRIVATE_KEY = re.compile(
+    r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----[^-]*+(?:-----END [A-Z ]{0,30}PRIVATE KEY-----)?"
+)
 _PREFIXED = re.compile(
     r"""(?<![A-Za-z0-9])(?:
         (?:sk|pk|rk|sess)[-_][\w*.\-]{3,}+           # OpenAI, Anthropic, OpenRouter, DeepSeek, Stripe

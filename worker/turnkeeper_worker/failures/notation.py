@@ -10,17 +10,21 @@ from collections.abc import Iterator
 
 MAX_TEXT = 65_536
 """Characters; a longer text is not parsed.  Error bodies are short, and the worst case must stay short too."""
-MAX_EMBEDDED = 16_384
-"""Characters of prose in which embedded objects are looked for."""
-_MAX_OBJECTS = 6
+MAX_EMBEDDED = 8_192
+"""Characters of prose in which objects are looked for."""
+MAX_REPR = 4_096
+"""Characters of Python's repr that are read; reading it costs ten times what JSON does."""
+_MAX_OBJECTS = 4
 """Places in prose at which an object may begin."""
 _MAX_FRAMES = 64
 """Frames of a stream's tail that are read; an error frame is the last one or near it."""
 
 _DECODER = json.JSONDecoder(strict=False)  # gateways leave raw newlines inside strings
 _OBJECT_START = re.compile(r"""\{\s{0,64}["'}]|\[\s{0,64}\{""")
+# A string without an end runs to the end of the text: failing there would start over at each of its quotes.
 _REPR_TOKEN = re.compile(
-    r"""'(?P<single>(?:[^'\\]|\\.)*+)'|(?P<double>"(?:[^"\\]|\\.)*+")|\b(?P<name>True|False|None)\b""", re.DOTALL
+    r"""'(?P<single>(?:[^'\\]|\\.?)*+)(?:'|\Z) | (?P<double>"(?:[^"\\]|\\.?)*+(?:"|\Z)) | \b(?P<name>True|False|None)\b""",
+    re.DOTALL | re.VERBOSE,
 )
 _REPR_NAMES = {"True": "true", "False": "false", "None": "null"}
 _PAIR = re.compile(
@@ -111,8 +115,10 @@ def _decode_at(text: str, start: int) -> tuple[object | None, int]:
         return _DECODER.raw_decode(text, start)
     except (ValueError, RecursionError):
         pass
+    if "'" not in text[start : start + 3]:
+        return None, -1
     try:
-        value, _ = _DECODER.raw_decode(_json_of_repr(text[start : start + MAX_EMBEDDED]))
+        value, _ = _DECODER.raw_decode(_json_of_repr(text[start : start + MAX_REPR]))
     except (ValueError, RecursionError):
         return None, -1
     return value, len(text)

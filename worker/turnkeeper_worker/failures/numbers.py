@@ -13,26 +13,12 @@ _REQUESTED = re.compile(r"\brequested:?\s{1,3}~?(?P<requested>\d[\d,]{0,14})", r
 _QUOTA_KEYS = ("quotaId", "quota_id", "quota_limit", "quotaLimit")
 _LONG_QUOTA = re.compile(r"per_?(?:day|week|month)|daily|weekly|monthly", re.IGNORECASE)
 _LONG_WINDOW = phrases(
-    "per day",
-    "per-day",
-    "per_day",
-    "perday",
-    "a day",
-    "/ day",
-    "/day",
-    "per week",
-    "per month",
-    "/ month",
-    "/month",
-    "calls / month",
-    "byday",
-    "per 86400s",
-    "(tpd)",
-    "(rpd)",
-    "tpd",
-    "rpd",
+    """
+    per day | per-day | per_day | perday | a day | / day | /day | per week | per month | / month
+    /month | calls / month | byday | per 86400s | (tpd) | (rpd) | tpd | rpd
+    """
 )
-_LIMITING = phrases("limit*", "quota*", "exceeded", "too many", "allowance")
+_LIMITING = phrases("limit* | quota* | exceeded | too many | allowance")
 _THROTTLING_STATUSES = frozenset({None, 402, 403, 413, 429})
 _UNIFIED = "anthropic-ratelimit-unified-"
 

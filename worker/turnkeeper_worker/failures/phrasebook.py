@@ -86,53 +86,30 @@ PHRASES = (
         STOP,
         always,
         phrases(
-            "no tool output found for function call",
-            "no tool call found for function call output",
-            "no tool call found for",
-            "provided without its required",
-            "items are not persisted when store",
-            "tool_call_ids did not have response messages",
-            "tool_calls must be followed by tool messages",
-            "must be a response to a preceding message with tool_calls",
-            "must be a response to a preceeding message with tool_calls",
-            "tool_use ids were found without tool_result",
-            "tool_use … without … tool_result",
-            "unexpected tool_use_id",
-            "unexpected tool_result",
-            "tool_use ids must be unique",
-            "each tool_use must have",
-            "missing corresponding tool response",
-            "not the same number of function calls and responses",
-            "number of function response parts",
-            "function call turn comes immediately after",
-            "function response turn comes immediately after",
-            "missing a thought_signature",
-            "thought_signature … invalid",
-            "thought signature is not valid",
-            "invalid thought signature",
-            "corrupted thought signature",
-            "reasoning_content is missing",
-            "missing reasoning_content",
-            "reasoning_content … must be passed back",
-            "reasoning_content in the thinking mode must",
-            "expected thinking or redacted_thinking",
-            "must start with a thinking block",
-            "thinking blocks … cannot be modified",
-            "invalid signature in thinking block",
-            "signature in thinking",
-            "encrypted content … could not be verified",
-            "encrypted_content … could not be verified",
-            "could not decrypt",
-            "invalid_encrypted_content",
-            "different azure openai resource",
-            "roles must alternate",
-            "text content blocks must be non-empty",
-            "must have non-empty content",
-            "final assistant content cannot end with trailing whitespace",
-            "messages must end with a user message",
-            "does not support assistant message prefill",
-            "expected last role user or tool",
-            "unexpected role",
+            """
+            no tool output found for function call | no tool call found for function call output
+            no tool call found for | provided without its required | items are not persisted when store
+            tool_call_ids did not have response messages | tool_calls must be followed by tool messages
+            must be a response to a preceding message with tool_calls
+            must be a response to a preceeding message with tool_calls
+            tool_use ids were found without tool_result | tool_use … without … tool_result
+            unexpected tool_use_id | unexpected tool_result | tool_use ids must be unique
+            each tool_use must have | missing corresponding tool response
+            not the same number of function calls and responses | number of function response parts
+            function call turn comes immediately after | function response turn comes immediately after
+            missing a thought_signature | thought_signature … invalid | thought signature is not valid
+            invalid thought signature | corrupted thought signature | reasoning_content is missing
+            missing reasoning_content | reasoning_content … must be passed back
+            reasoning_content in the thinking mode must | expected thinking or redacted_thinking
+            must start with a thinking block | thinking blocks … cannot be modified
+            invalid signature in thinking block | signature in thinking
+            encrypted content … could not be verified | encrypted_content … could not be verified
+            could not decrypt | invalid_encrypted_content | different azure openai resource
+            roles must alternate | text content blocks must be non-empty | must have non-empty content
+            final assistant content cannot end with trailing whitespace
+            messages must end with a user message | does not support assistant message prefill
+            expected last role user or tool | unexpected role
+            """
         ),
         Situation.REPLAY,
     ),
@@ -142,63 +119,26 @@ PHRASES = (
         STOP,
         always,
         phrases(
-            "prompt is too long",
-            "prompt too long",
-            "prompt is longer than",
-            "input is too long",
-            "input too long",
-            "input is longer than",
-            "input … is longer than",
-            "prompt … is longer than",
-            "maximum context length",
-            "max context length",
-            "maximum model length",
-            "maximum prompt length",
-            "maximum context window",
-            "maximum input length",
-            "maximum allowed input length",
-            "maximum sequence length",
-            "maximum number of tokens allowed",
-            "model only supports up to",
-            "context length exceeded",
-            "context length is only",
-            "context length of only",
-            "context_length_exceeded",
-            "exceed* … context length",
-            "exceed* … context limit",
-            "exceed* … context window",
-            "exceed* … context size",
-            "exceed* the available context",
-            "exceed* … maximum length",
-            "exceed* … token limit",
-            "configured limit of",
-            "exceed* … tokens allowed",
-            "longer than … context",
-            "too large for model with … context",
-            "too long for … context",
-            "larger than … context",
-            "greater than the context length",
-            "overflow* … context",
-            "context the overflows",
-            "context window is full",
-            "context window exceeded",
-            "context size has been exceeded",
-            "ran out of room in the model",
-            "tokens must be <=",
-            "tokens + … must be <=",
-            "max_new_tokens must be",
-            "too many input tokens",
-            "total number of tokens in the prompt cannot exceed",
-            "reduce the length of the messages",
-            "reduce the length of the input",
-            "reduce the length of your prompt",
-            "reduce your prompt",
-            "input tokens, limit is",
-            "request body too large for",
-            "n_ctx",
-            "n_keep",
-            "maximum tokens … exceeded",
-            "input token count",
+            """
+            prompt is too long | prompt too long | prompt is longer than | input is too long
+            input too long | input is longer than | input … is longer than | prompt … is longer than
+            maximum context length | max context length | maximum model length | maximum prompt length
+            maximum context window | maximum input length | maximum allowed input length
+            maximum sequence length | maximum number of tokens allowed | model only supports up to
+            context length exceeded | context length is only | context length of only
+            context_length_exceeded | exceed* … context length | exceed* … context limit
+            exceed* … context window | exceed* … context size | exceed* the available context
+            exceed* … maximum length | exceed* … token limit | configured limit of
+            exceed* … tokens allowed | longer than … context | too large for model with … context
+            too long for … context | larger than … context | greater than the context length
+            overflow* … context | context the overflows | context window is full
+            context window exceeded | context size has been exceeded | ran out of room in the model
+            tokens must be <= | tokens + … must be <= | max_new_tokens must be | too many input tokens
+            total number of tokens in the prompt cannot exceed | reduce the length of the messages
+            reduce the length of the input | reduce the length of your prompt | reduce your prompt
+            input tokens, limit is | request body too large for | n_ctx | n_keep
+            maximum tokens … exceeded | input token count
+            """
         ),
     ),
     PhraseRule(
@@ -207,49 +147,17 @@ PHRASES = (
         RETRY,
         busy,
         phrases(
-            "overloaded",
-            "at capacity",
-            "over capacity",
-            "no capacity",
-            "out of capacity",
-            "capacity exceeded",
-            "capacity … exceeded",
-            "exceeded capacity",
-            "capacity reached",
-            "capacity constraints",
-            "insufficient capacity",
-            "not enough capacity",
-            "no available capacity",
-            "no capacity available",
-            "capacity available",
-            "high demand",
-            "high load",
-            "heavy load",
-            "high traffic",
-            "peak load",
-            "server is busy",
-            "server busy",
-            "servers are busy",
-            "service is busy",
-            "system is busy",
-            "system busy",
-            "too busy",
-            "is busy",
-            "currently loading",
-            "loading model",
-            "model is loading",
-            "still loading",
-            "not ready for inference",
-            "is not ready",
-            "maximum pending requests",
-            "queue is full",
-            "no healthy upstream",
-            "no available workers",
-            "currently processing too many",
-            "another process is currently operating on this conversation",
-            "负载",
-            "过载",
-            "繁忙",
+            """
+            overloaded | at capacity | over capacity | no capacity | out of capacity | capacity exceeded
+            capacity … exceeded | exceeded capacity | capacity reached | capacity constraints
+            insufficient capacity | not enough capacity | no available capacity | no capacity available
+            capacity available | high demand | high load | heavy load | high traffic | peak load
+            server is busy | server busy | servers are busy | service is busy | system is busy
+            system busy | too busy | is busy | currently loading | loading model | model is loading
+            still loading | not ready for inference | is not ready | maximum pending requests
+            queue is full | no healthy upstream | no available workers | currently processing too many
+            another process is currently operating on this conversation | 负载 | 过载 | 繁忙
+            """
         ),
     ),
     # 400s that a second attempt can cure: the provider's own fetch of a link failed, a running response went stale.
@@ -258,14 +166,24 @@ PHRASES = (
         ErrorKind.TIMEOUT,
         RETRY,
         always,
-        phrases("timeout while downloading", "timed out while downloading", "timeout while fetching", "timed out while fetching"),
+        phrases(
+            """
+            timeout while downloading | timed out while downloading | timeout while fetching
+            timed out while fetching
+            """
+        ),
     ),
     PhraseRule(
         "model crashed",
         ErrorKind.GENERIC,
         RETRY,
         always,
-        phrases("model has crashed", "model crashed", "model unloaded", "runner has unexpectedly stopped", "runner process"),
+        phrases(
+            """
+            model has crashed | model crashed | model unloaded | runner has unexpectedly stopped
+            runner process
+            """
+        ),
     ),
     PhraseRule("resumed too late", ErrorKind.GENERIC, RETRY, always, phrases("can no longer be streamed")),
     PhraseRule(
@@ -274,85 +192,26 @@ PHRASES = (
         STOP,
         always,
         phrases(
-            "insufficient_quota",
-            "credit balance",
-            "insufficient balance",
-            "insufficient credit*",
-            "insufficient funds",
-            "insufficient account balance",
-            "balance is insufficient",
-            "balance not enough",
-            "not enough credits",
-            "not enough balance",
-            "out of credits",
-            "no credits",
-            "any credits",
-            "any credits yet",
-            "more credits",
-            "add credits",
-            "available credits",
-            "credits … exhausted",
-            "credits … depleted",
-            "credits … used",
-            "credits have been",
-            "purchase credits",
-            "credit limit",
-            "credit card",
-            "can only afford",
-            "negative balance",
-            "usage limit",
-            "usage limits",
-            "out of extra usage",
-            "extra usage is required",
-            "enable overages",
-            "quota reached",
-            "quota has been used up",
-            "quota … exhausted",
-            "exhausted your … quota",
-            "exhausted … free",
-            "exhausted your daily",
-            "exhausted your monthly",
-            "free allocation",
-            "used up your",
-            "spend limit*",
-            "spending limit*",
-            "spend cap",
-            "spending cap",
-            "hard limit",
-            "monthly limit",
-            "monthly quota",
-            "monthly usage",
-            "monthly api usage",
-            "monthly budget",
-            "weekly limit",
-            "5-hour limit",
-            "session limit",
-            "daily limit",
-            "daily quota",
-            "daily usage",
-            "budget has been exceeded",
-            "budget exceeded",
-            "exceeded budget",
-            "exceeded … budget",
-            "over budget",
-            "payment required",
-            "billing is not active",
-            "billing not active",
-            "billing details … not active",
-            "account is not active",
-            "enable billing",
-            "requires billing to be enabled",
-            "billing to be enabled",
-            "billing has been disabled",
-            "billing account … disabled",
-            "overdue",
-            "in arrears",
-            "arrearage",
-            "recharge",
-            "top up",
-            "余额不足",
-            "欠费",
-            "额度",
+            """
+            insufficient_quota | credit balance | insufficient balance | insufficient credit*
+            insufficient funds | insufficient account balance | balance is insufficient
+            balance not enough | not enough credits | not enough balance | out of credits | no credits
+            any credits | any credits yet | more credits | add credits | available credits
+            credits … exhausted | credits … depleted | credits … used | credits have been
+            purchase credits | credit limit | credit card | can only afford | negative balance
+            usage limit | usage limits | out of extra usage | extra usage is required | enable overages
+            quota reached | quota has been used up | quota … exhausted | exhausted your … quota
+            exhausted … free | exhausted your daily | exhausted your monthly | free allocation
+            used up your | spend limit* | spending limit* | spend cap | spending cap | hard limit
+            monthly limit | monthly quota | monthly usage | monthly api usage | monthly budget
+            weekly limit | 5-hour limit | session limit | daily limit | daily quota | daily usage
+            budget has been exceeded | budget exceeded | exceeded budget | exceeded … budget
+            over budget | payment required | billing is not active | billing not active
+            billing details … not active | account is not active | enable billing
+            requires billing to be enabled | billing to be enabled | billing has been disabled
+            billing account … disabled | overdue | in arrears | arrearage | recharge | top up | 余额不足
+            欠费 | 额度
+            """
         ),
     ),
     PhraseRule(
@@ -360,14 +219,18 @@ PHRASES = (
         ErrorKind.RATE_LIMIT,
         RETRY,
         throttled,
-        phrases("per minute", "per-minute", "per_minute", "per min", "per second", "/ minute", "/minute", "/min"),
+        phrases(
+            """
+            per minute | per-minute | per_minute | per min | per second | / minute | /minute | /min
+            """
+        ),
     ),
     PhraseRule(
         "money word",
         ErrorKind.USAGE_LIMIT,
         STOP,
         account,
-        phrases("quota", "billing", "credits"),
+        phrases("quota | billing | credits"),
     ),
     PhraseRule(
         "no key configured",
@@ -375,35 +238,18 @@ PHRASES = (
         STOP,
         silent,
         phrases(
-            "api_key client option must be set",
-            "client option must be set",
-            "api key must be set",
-            "api_key must be set",
-            "missing credentials",
-            "could not resolve authentication method",
-            "unable to locate credentials",
-            "could not load credentials",
-            "no credentials found",
-            "no api key found",
-            "no api key provided",
-            "no api key was provided",
-            "no api key configured",
-            "no api key set",
-            "api key is missing",
-            "missing api key",
-            "missing an api key",
-            "missing key inputs argument",
-            "api key is not set",
-            "api_key is not set",
-            "api key not configured",
-            "api key not set",
-            "api key not found",
-            "default credentials were not found",
-            "could not find default credentials",
-            "illegal header value bbearer",
-            "set the … environment variable",
-            "setting the … environment variable",
-            "add an environment variable",
+            """
+            api_key client option must be set | client option must be set | api key must be set
+            api_key must be set | missing credentials | could not resolve authentication method
+            unable to locate credentials | could not load credentials | no credentials found
+            no api key found | no api key provided | no api key was provided | no api key configured
+            no api key set | api key is missing | missing api key | missing an api key
+            missing key inputs argument | api key is not set | api_key is not set
+            api key not configured | api key not set | api key not found
+            default credentials were not found | could not find default credentials
+            illegal header value bbearer | set the … environment variable
+            setting the … environment variable | add an environment variable
+            """
         ),
     ),
     PhraseRule(
@@ -412,37 +258,15 @@ PHRASES = (
         STOP,
         unless_throttled,
         phrases(
-            "content management policy",
-            "content filter*",
-            "content_filter",
-            "content policy",
-            "content moderation",
-            "content exists risk",
-            "content safety",
-            "usage policy",
-            "usage policies",
-            "terms of service … violat*",
-            "safety system",
-            "safety filter*",
-            "safety settings",
-            "blocked by … safety",
-            "blocked due to safety",
-            "blocked by … policy",
-            "prompt was blocked",
-            "response was blocked",
-            "violat* … policy",
-            "violat* … policies",
-            "policy violation",
-            "flagged as",
-            "flagged by",
-            "flagged for",
-            "was flagged",
-            "requires moderation",
-            "inappropriate content",
-            "sensitive content",
-            "prohibited content",
-            "high risk",
-            "敏感",
+            """
+            content management policy | content filter* | content_filter | content policy
+            content moderation | content exists risk | content safety | usage policy | usage policies
+            terms of service … violat* | safety system | safety filter* | safety settings
+            blocked by … safety | blocked due to safety | blocked by … policy | prompt was blocked
+            response was blocked | violat* … policy | violat* … policies | policy violation | flagged as
+            flagged by | flagged for | was flagged | requires moderation | inappropriate content
+            sensitive content | prohibited content | high risk | 敏感
+            """
         ),
     ),
     PhraseRule(
@@ -451,59 +275,23 @@ PHRASES = (
         STOP,
         lambda status: status not in {404, 429},
         phrases(
-            "invalid api key",
-            "invalid_api_key",
-            "incorrect api key",
-            "api key not valid",
-            "api key is invalid",
-            "api key … is invalid",
-            "api key … invalid",
-            "api key is not valid",
-            "api key expired",
-            "api key has expired",
-            "api key … expired",
-            "api key … disabled",
-            "api key … revoked",
-            "invalid x-api-key",
-            "invalid subscription key",
-            "invalid api token",
-            "invalid access token",
-            "invalid bearer token",
-            "invalid token",
-            "invalid credential*",
-            "invalid authentication",
-            "invalid proxy server token",
-            "wrong api key",
-            "expired key",
-            "expired token",
-            "token … is expired",
-            "token … has expired",
-            "token … is invalid",
-            "token expired",
-            "token has expired",
-            "no auth credentials",
-            "no cookie auth credentials",
-            "didnt provide an api key",
-            "did not provide an api key",
-            "missing authorization header",
-            "no api key passed",
-            "security token included in the request",
-            "cached credentials",
-            "get credentials",
-            "refresh credentials",
-            "failed to retrieve credentials",
-            "reauthentication is needed",
-            "authentication fail*",
-            "authentication error",
-            "authentication token",
-            "user not found",
-            "organization has been disabled",
-            "account has been deactivated",
-            "account has been suspended",
-            "account … suspended",
-            "permission denied",
-            "无效的令牌",
-            "令牌",
+            """
+            invalid api key | invalid_api_key | incorrect api key | api key not valid
+            api key is invalid | api key … is invalid | api key … invalid | api key is not valid
+            api key expired | api key has expired | api key … expired | api key … disabled
+            api key … revoked | invalid x-api-key | invalid subscription key | invalid api token
+            invalid access token | invalid bearer token | invalid token | invalid credential*
+            invalid authentication | invalid proxy server token | wrong api key | expired key
+            expired token | token … is expired | token … has expired | token … is invalid
+            token expired | token has expired | no auth credentials | no cookie auth credentials
+            didnt provide an api key | did not provide an api key | missing authorization header
+            no api key passed | security token included in the request | cached credentials
+            get credentials | refresh credentials | failed to retrieve credentials
+            reauthentication is needed | authentication fail* | authentication error
+            authentication token | user not found | organization has been disabled
+            account has been deactivated | account has been suspended | account … suspended
+            permission denied | 无效的令牌 | 令牌
+            """
         ),
     ),
     PhraseRule(
@@ -511,7 +299,11 @@ PHRASES = (
         ErrorKind.AUTH,
         STOP,
         credentials,
-        phrases("authentication", "unauthorized", "unauthenticated", "not authorized", "not authenticated"),
+        phrases(
+            """
+            authentication | unauthorized | unauthenticated | not authorized | not authenticated
+            """
+        ),
     ),
     PhraseRule(
         "model rejected",
@@ -519,66 +311,26 @@ PHRASES = (
         STOP,
         lambda status: status != 401,
         phrases(
-            "invalid model",
-            "unknown model",
-            "unsupported model",
-            "model_not_found",
-            "model not found",
-            "model … not found",
-            "models … not found",
-            "model … does not exist",
-            "model … doesnt exist",
-            "model … not exist",
-            "no such model",
-            "not a valid model",
-            "model identifier is invalid",
-            "model … is not supported",
-            "model … not supported",
-            "model … isnt supported",
-            "model … not available",
-            "model … unavailable in your",
-            "model … decommissioned",
-            "model … deprecated",
-            "model … retired",
-            "model … end of life",
-            "model … not deployed",
-            "model … no longer",
-            "model is required",
-            "you must provide a model",
-            "no models loaded",
-            "no model loaded",
-            "try pulling it first",
-            "does not have access to model",
-            "not allowed to access model",
-            "no access to model",
-            "team not allowed to access",
-            "key not allowed to access",
-            "llm provider not provided",
-            "deployment … does not exist",
-            "deployment … not found",
-            "not found for api version",
-            "no endpoints found",
-            "no endpoints available",
-            "no allowed providers",
-            "on-demand throughput",
-            "inference profile",
-            "malformed config*",
-            "invalid configuration",
-            "not supported for generatecontent",
-            "unavailable in your region",
-            "not available in your region",
-            "not available in your country",
-            "region … not supported",
-            "country … not supported",
-            "location is not supported",
-            "data policy",
-            "has not been used in project",
-            "certificate verify failed",
-            "certificate_verify_failed",
-            "illegal header value",
-            "missing an http:// or https:// protocol",
-            "unsupported protocol",
-            "invalid url",
+            """
+            invalid model | unknown model | unsupported model | model_not_found | model not found
+            model … not found | models … not found | model … does not exist | model … doesnt exist
+            model … not exist | no such model | not a valid model | model identifier is invalid
+            model … is not supported | model … not supported | model … isnt supported
+            model … not available | model … unavailable in your | model … decommissioned
+            model … deprecated | model … retired | model … end of life | model … not deployed
+            model … no longer | model is required | you must provide a model | no models loaded
+            no model loaded | try pulling it first | does not have access to model
+            not allowed to access model | no access to model | team not allowed to access
+            key not allowed to access | llm provider not provided | deployment … does not exist
+            deployment … not found | not found for api version | no endpoints found
+            no endpoints available | no allowed providers | on-demand throughput | inference profile
+            malformed config* | invalid configuration | not supported for generatecontent
+            unavailable in your region | not available in your region | not available in your country
+            region … not supported | country … not supported | location is not supported | data policy
+            has not been used in project | certificate verify failed | certificate_verify_failed
+            illegal header value | missing an http:// or https:// protocol | unsupported protocol
+            invalid url
+            """
         ),
     ),
     PhraseRule(
@@ -586,7 +338,7 @@ PHRASES = (
         ErrorKind.CONFIG,
         STOP,
         lambda status: status in {404, 410},
-        phrases("model*", "deployment*", "endpoint*", "engine", "route", "path", "url", "page", "method"),
+        phrases("model* | deployment* | endpoint* | engine | route | path | url | page | method"),
     ),
     PhraseRule(
         "settings rejected",
@@ -594,55 +346,21 @@ PHRASES = (
         STOP,
         refused_outright,
         phrases(
-            "unsupported parameter*",
-            "unsupported value",
-            "unsupported country",
-            "unknown parameter",
-            "unknown field",
-            "unknown name",
-            "unrecognized request argument*",
-            "unrecognized field",
-            "invalid value for",
-            "invalid value",
-            "invalid parameter",
-            "invalid schema",
-            "invalid type for",
-            "invalid json schema",
-            "invalid json payload",
-            "invalid url",
-            "unknown request url",
-            "missing required parameter",
-            "missing required field",
-            "missing field",
-            "field required",
-            "extra inputs are not permitted",
-            "not permitted",
-            "is not supported",
-            "are not supported",
-            "not supported",
-            "not supported with",
-            "does not support",
-            "doesnt support",
-            "unsupported image",
-            "supports at most",
-            "must be verified",
-            "maximum allowed number of output tokens",
-            "max_tokens is too large",
-            "max_tokens … must be",
-            "max_tokens: … >",
-            "at least one of the image dimensions",
-            "could not process image",
-            "page not found",
-            "malformed input request",
-            "not yet available for this subscription",
-            "enable-auto-tool-choice",
-            "tool choice requires",
-            "virtual network/firewall",
-            "used cloudflare to restrict access",
-            "attention required",
-            "just a moment",
-            "you have been blocked",
-            "request entity too large",
+            """
+            unsupported parameter* | unsupported value | unsupported country | unknown parameter
+            unknown field | unknown name | unrecognized request argument* | unrecognized field
+            invalid value for | invalid value | invalid parameter | invalid schema | invalid type for
+            invalid json schema | invalid json payload | invalid url | unknown request url
+            missing required parameter | missing required field | missing field | field required
+            extra inputs are not permitted | not permitted | is not supported | are not supported
+            not supported | not supported with | does not support | doesnt support | unsupported image
+            supports at most | must be verified | maximum allowed number of output tokens
+            max_tokens is too large | max_tokens … must be | max_tokens: … >
+            at least one of the image dimensions | could not process image | page not found
+            malformed input request | not yet available for this subscription | enable-auto-tool-choice
+            tool choice requires | virtual network/firewall | used cloudflare to restrict access
+            attention required | just a moment | you have been blocked | request entity too large
+            """
         ),
     ),
     PhraseRule(
@@ -651,28 +369,15 @@ PHRASES = (
         RETRY,
         throttled,
         phrases(
-            "rate limit*",
-            "rate-limit*",
-            "rate_limit*",
-            "ratelimit*",
-            "too many requests",
-            "too many tokens",
-            "too many concurrent",
-            "too many connections",
-            "throttl*",
-            "resource has been exhausted",
-            "resource exhausted",
-            "slow down",
-            "concurrency limit",
-            "concurrent request*",
-            "no deployments available",
-            "being limited",
-            "速率",
-            "并发",
-            "频率",
+            """
+            rate limit* | rate-limit* | rate_limit* | ratelimit* | too many requests | too many tokens
+            too many concurrent | too many connections | throttl* | resource has been exhausted
+            resource exhausted | slow down | concurrency limit | concurrent request*
+            no deployments available | being limited | 速率 | 并发 | 频率
+            """
         ),
     ),
-    PhraseRule("forbidden", ErrorKind.AUTH, STOP, silent, phrases("forbidden", "access denied")),
+    PhraseRule("forbidden", ErrorKind.AUTH, STOP, silent, phrases("forbidden | access denied")),
 )
 
 NETWORK = (
@@ -681,13 +386,7 @@ NETWORK = (
         ErrorKind.STARTUP_TIMEOUT,
         RETRY,
         transport,
-        phrases(
-            "first token",
-            "first event",
-            "first chunk",
-            "first byte",
-            "no first",
-        ),
+        phrases("first token | first event | first chunk | first byte | no first"),
     ),
     PhraseRule(
         "stream silent",
@@ -695,13 +394,10 @@ NETWORK = (
         RETRY,
         transport,
         phrases(
-            "idle timeout waiting for",
-            "idle timeout",
-            "stream idle",
-            "no data received for",
-            "no events for",
-            "stream stalled",
-            "stream … silent",
+            """
+            idle timeout waiting for | idle timeout | stream idle | no data received for | no events for
+            stream stalled | stream … silent
+            """
         ),
     ),
     # Ours: the phrase is how a caller's own deadline reads, and the budget that ran out is the caller's.
@@ -718,7 +414,7 @@ NETWORK = (
         ErrorKind.GENERIC,
         STOP,
         silent,
-        phrases("chat interrupted", "request interrupted", "operation interrupted"),
+        phrases("chat interrupted | request interrupted | operation interrupted"),
         Situation.CANCELLED,
     ),
     PhraseRule(
@@ -727,110 +423,41 @@ NETWORK = (
         RETRY,
         transport,
         phrases(
-            "timeout",
-            "timed out",
-            "time out",
-            "took too long",
-            "temporarily unavailable",
-            "service unavailable",
-            "unavailable",
-            "bad gateway",
-            "gateway timeout",
-            "connection reset",
-            "connection refused",
-            "connection aborted",
-            "connection closed",
-            "connection lost",
-            "connection error",
-            "connection terminated",
-            "connection was forcibly closed",
-            "connection attempts failed",
-            "connection … closed",
-            "cannot connect to host",
-            "could not connect",
-            "failed to connect",
-            "closed connection",
-            "closed network connection",
-            "server disconnected",
-            "disconnected",
-            "disconnect/reset",
-            "remote end closed",
-            "peer closed",
-            "hung up",
-            "hang up",
-            "socket closed",
-            "premature close",
-            "econnreset",
-            "econnrefused",
-            "econnaborted",
-            "etimedout",
-            "enotfound",
-            "eai_again",
-            "epipe",
-            "und_err_socket",
-            "broken pipe",
-            "eof",
-            "unexpected end of json",
-            "unexpected end of",
-            "incomplete chunked read",
-            "incomplete message",
-            "incompleteread",
-            "error decoding response body",
-            "error sending request",
-            "error reading",
-            "transport error",
-            "network error",
-            "fetch failed",
-            "failed to fetch",
-            "network is unreachable",
-            "no route to host",
-            "host is unreachable",
-            "no such host",
-            "name or service not known",
-            "nodename nor servname",
-            "name resolution",
-            "getaddrinfo",
-            "dns",
-            "client conn",
-            "client connection",
-            "goaway",
-            "http2",
-            "h2 protocol error",
-            "stream closed",
-            "stream ended",
-            "stream … ended without",
-            "stream … closed before",
-            "stream was reset",
-            "stream error",
-            "without finish_reason",
-            "without a terminal event",
-            "closed before message_stop",
-            "closed before",
-            "closed unexpectedly",
-            "upstream connect error",
-            "bad record mac",
-            "tls handshake",
-            "ssl handshake",
+            """
+            timeout | timed out | time out | took too long | temporarily unavailable
+            service unavailable | unavailable | bad gateway | gateway timeout | connection reset
+            connection refused | connection aborted | connection closed | connection lost
+            connection error | connection terminated | connection was forcibly closed
+            connection attempts failed | connection … closed | cannot connect to host
+            could not connect | failed to connect | closed connection | closed network connection
+            server disconnected | disconnected | disconnect/reset | remote end closed | peer closed
+            hung up | hang up | socket closed | premature close | econnreset | econnrefused
+            econnaborted | etimedout | enotfound | eai_again | epipe | und_err_socket | broken pipe
+            eof | unexpected end of json | unexpected end of | incomplete chunked read
+            incomplete message | incompleteread | error decoding response body | error sending request
+            error reading | transport error | network error | fetch failed | failed to fetch
+            network is unreachable | no route to host | host is unreachable | no such host
+            name or service not known | nodename nor servname | name resolution | getaddrinfo | dns
+            client conn | client connection | goaway | http2 | h2 protocol error | stream closed
+            stream ended | stream … ended without | stream … closed before | stream was reset
+            stream error | without finish_reason | without a terminal event | closed before message_stop
+            closed before | closed unexpectedly | upstream connect error | bad record mac
+            tls handshake | ssl handshake
+            """
         ),
     ),
-    PhraseRule("socket ended", ErrorKind.TIMEOUT, RETRY, silent, phrases("terminated", "aborted")),
+    PhraseRule("socket ended", ErrorKind.TIMEOUT, RETRY, silent, phrases("terminated | aborted")),
     PhraseRule(
         "server words",
         ErrorKind.GENERIC,
         RETRY,
         silent,
         phrases(
-            "server error",
-            "internal error",
-            "server had an error",
-            "an error occurred while processing",
-            "error occurred while processing",
-            "finish_reason: error",
-            "something went wrong",
-            "unexpectedly stopped",
-            "provider returned error",
-            "empty response",
-            "no output",
+            """
+            server error | internal error | server had an error | an error occurred while processing
+            error occurred while processing | finish_reason: error | something went wrong
+            unexpectedly stopped | provider returned error | empty response | no output
+            """
         ),
     ),
 )

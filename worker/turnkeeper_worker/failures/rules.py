@@ -1,16 +1,16 @@
 """The order of evidence: which question is asked first, and which answer stands.
 
-    our own signals     we know better than any text why we stopped
-    broken chain        has a remedy of its own
-    decisive codes      machine words that say exactly what happened
-    deciding numbers    a request larger than its whole window, a quota of a day
-    sentences           what providers say where their codes are silent or wrong
-    firm codes          the family: throttled, rejected, bad setting
-    status              of the innermost response
-    http/2              resets by code and sender
-    soft codes          classes and types that need no status to be read
-    network words       any sentence may mention a timeout, so they come late
-    late signals        what the caller saw of the stream's end
+our own signals     we know better than any text why we stopped
+broken chain        has a remedy of its own
+decisive codes      machine words that say exactly what happened
+deciding numbers    a request larger than its whole window, a quota of a day
+sentences           what providers say where their codes are silent or wrong
+firm codes          the family: throttled, rejected, bad setting
+status              of the innermost response
+http/2              resets by code and sender
+soft codes          classes and types that need no status to be read
+network words       any sentence may mention a timeout, so they come late
+late signals        what the caller saw of the stream's end
 """
 
 from collections.abc import Callable
@@ -78,7 +78,7 @@ _DECISIVE = codes.index(codes.DECISIVE)
 _FIRM = codes.index(codes.FIRM)
 _SOFT = codes.index(codes.SOFT)
 _OWN_QUOTA = phrases("exceeded your current quota")
-_GOOGLE = phrases("generativelanguage", "google*", "gemini*", "vertex*", "quota metric")
+_GOOGLE = phrases("generativelanguage | google* | gemini* | vertex* | quota metric")
 
 
 def judge(evidence: Evidence) -> Verdict:

@@ -24,6 +24,8 @@ _NAMED = re.compile(rf"(?<![\w.:#-])(?P<status>[45]\d\d)[ :,-]{{1,3}}(?:{_PHRASE
 _LEADING = re.compile(
     r"\s{0,8}[(\[]?(?P<status>[45]\d\d)(?:[)\]:]|,(?= message=)|(?= [A-Z{<]))(?! ?(?:tokens?|ms|s|bytes|requests)\b)"
 )
+MAX_PLACE = 1_000
+"""Characters from the beginning; a status stands early."""
 _MAY_HOLD = re.compile(r"[45]\d\d")
 
 
@@ -35,6 +37,7 @@ def anchored_status(text: str) -> int | None:
     >>> anchored_status("stream ID 401 on port 503, 500 tokens asked") is None
     True
     """
+    text = text[:MAX_PLACE]
     if _MAY_HOLD.search(text) is None:
         return None
     found = _LEADING.match(text) or _ANNOUNCED.search(text) or _NAMED.search(text)

@@ -12,8 +12,10 @@ from turnkeeper_worker.failures.evidence import Evidence, Layer, fold
 from turnkeeper_worker.failures.facts import ExceptionFact, Failure
 from turnkeeper_worker.failures.statuses import anchored_status
 
-MAX_HAYSTACK = 4_000
+MAX_HAYSTACK = 2_000
 """Characters of text that phrases are matched against."""
+MAX_SENTENCE = 4_096
+"""Characters of one sentence that are kept."""
 _MAX_DEPTH = 10
 """Wrappers inside one another; the deepest chain seen in public has five."""
 _MAX_LAYERS = 48
@@ -150,7 +152,7 @@ def _peel_text(text: str, depth: int, *, curated: bool) -> Iterator[Layer]:
 
 def _peel_prose(text: str, depth: int, *, curated: bool) -> Iterator[Layer]:
     # One bare word is no sentence of the provider's: an exception's text beside it says more.
-    yield Layer(sentence=text, curated=curated and " " in text)
+    yield Layer(sentence=text[:MAX_SENTENCE], curated=curated and " " in text)
     inner = [layer for value in notation.embedded(text) for layer in _peel(value, depth + 1)]
     if not inner and "{" in text and (pairs := notation.scrape(text)):
         inner = list(_peel(pairs, depth + 1))
@@ -160,7 +162,9 @@ def _peel_prose(text: str, depth: int, *, curated: bool) -> Iterator[Layer]:
 def _peel_object(value: Mapping[str, object], depth: int) -> Iterator[Layer]:
     sentence = _sentence(value)
     layer = Layer(
-        sentence=sentence if isinstance(sentence, str) and notation.decode(sentence) is None else "",
+        sentence=sentence[:MAX_SENTENCE]
+        if isinstance(sentence, str) and notation.decode(sentence) is None
+        else "",
         codes=tuple(_codes(value)),
         status=_status(value, STATUS_KEYS),
         original_status=_status(value, ORIGINAL_STATUS_KEYS),

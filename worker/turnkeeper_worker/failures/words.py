@@ -19,20 +19,18 @@ _TRIES = 8
 _WORD = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_")
 
 
-def phrases(*written: str) -> tuple[Phrase, ...]:
-    """Compile phrases as they are written in a table.
+def phrases(written: str) -> tuple[Phrase, ...]:
+    """Compile phrases as they are written in a table: one after another, with `|` or a new line between them.
 
-    >>> phrases("model … not found")
-    ((('model', False), ('not found', False)),)
+    >>> phrases("no such model | model … not found")
+    ((('no such model', False),), (('model', False), ('not found', False)))
     """
-    return tuple(tuple(_part(part) for part in phrase.split(" … ")) for phrase in written)
+    separate = (phrase.strip() for phrase in written.replace("\n", "|").split("|"))
+    return tuple(tuple(_part(part) for part in phrase.split(" … ")) for phrase in separate if phrase)
 
 
 def first_found(text: str, wanted: Iterable[Phrase]) -> str | None:
-    """Return the words of *text* that the first matching phrase found, or None.
-
-    Args:
-        text: Lower-cased text.
+    """Return the words of the lower-cased *text* in which the first matching phrase was found, or None.
 
     >>> first_found("the model gpt-9 was not found here", phrases("model … not found"))
     'model gpt-9 was not found'

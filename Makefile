@@ -1,0 +1,55 @@
+# Everything a newcomer and CI need: `make help`. Nothing but git, Python 3.11+ and a package index is required.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo up test test-unit format check lint types layers docs docs-check bench clean
+
+help:  ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(STAMP)  ## Build .venv with everything in it
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: install  ## Run a tour of real turns on the embedded stack, then stop everything
+	$(BIN)/python -m turnkeeper_ops.demo
+
+up: install  ## Keep the embedded stack running and print its addresses
+	$(BIN)/turnkeeper dev
+
+test: install  ## Run all tests on the embedded services
+	$(BIN)/python -m pytest
+
+test-unit: install  ## Run the tests that need no service
+	$(BIN)/python -m pytest tests/unit
+
+format: install  ## Format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: install  ## Check format and rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: install  ## Check types
+	$(BIN)/mypy
+
+layers: install  ## Check who may import whom
+	$(BIN)/lint-imports
+
+docs: install  ## Write the generated tables of the docs
+	$(BIN)/python -m turnkeeper_ops.docs_tables
+
+docs-check: install  ## Check that the generated tables are fresh
+	$(BIN)/python -m turnkeeper_ops.docs_tables --check
+
+check: lint types layers docs-check test  ## Everything CI checks
+
+clean:  ## Remove what the other targets made
+	rm -rf $(VENV) .turnkeeper .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
