@@ -49,6 +49,8 @@ class Situation(StrEnum):
     """The provider refused the history that we sent, which no setting and no payment can mend."""
     CHAIN_LOST = "chain_lost"
     """The provider no longer holds the response that the request continued from."""
+    UNKNOWN_PROVIDER = "unknown_provider"
+    """The chat names a provider that is not configured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +123,7 @@ COPY: dict[ErrorKind, Copy] = {
         title="Conversation too long",
         label="Too long",
         retry="no, though compaction may follow",
-        fact="The conversation is longer than the model of {provider} accepts.",
+        fact="The conversation is longer than {provider} accepts.",
         action="Shorten the conversation.",
     ),
     ErrorKind.USAGE_LIMIT: Copy(
@@ -170,6 +172,7 @@ SITUATIONS: dict[Situation, str] = {
         "{provider} refused the history of this conversation; settings and billing are not the cause. "
         "Continue in a new chat."
     ),
+    Situation.UNKNOWN_PROVIDER: "No provider {provider} is configured. Choose another model.",
     Situation.CHAIN_LOST: (
         "{provider} no longer holds the stored part of this conversation. Resend the message to start over."
     ),

@@ -176,7 +176,7 @@ class Transcript:
     def text(self) -> str:
         """The committed words, then the provisional ones."""
         said = "".join(self.messages[position].text for position in sorted(self.messages))
-        return said + "".join(part.text for part in self.provisional if part.kind == "text")
+        return said + "".join(part.text for part in self.provisional if part.kind in {"text", "refusal"})
 
     def feed(self, events: Iterable[Event]) -> None:
         """Apply *events* in order."""
@@ -184,6 +184,9 @@ class Transcript:
             self._apply(event)
 
     def _apply(self, event: Event) -> None:
+        if event.epoch < self._place.epoch:
+            # A reader who resumed may meet the last words of a worker that lost the turn long ago.
+            return
         if event.place > self._place:
             self.provisional.clear()
             self._place = event.place

@@ -3,10 +3,10 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from turnkeeper.exceptions import InvalidRequest
 from turnkeeper.messages import Image, Part, Text, ToolResult
@@ -15,13 +15,17 @@ from turnkeeper.states import OnBusy
 MAX_TEXT_BYTES = 10 * 1024 * 1024
 """The longest input of a turn, in bytes of UTF-8; it is also OpenAI's limit for one text."""
 
+MAX_REASON_CHARS = 500
+"""The longest explanation of what is wrong with a request."""
+
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class TurnRequest(BaseModel):
     """One request for an answer in a chat."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Neither JSON nor PostgreSQL knows infinity.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     chat_id: UUID | None = None
     """The chat to continue; None starts a new one."""
@@ -34,7 +38,7 @@ class TurnRequest(BaseModel):
     """The provider's name of a model; None takes the chat's, then the provider's configured one."""
     instructions: str | None = None
     """The system prompt of a new chat."""
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: dict[str, JsonValue] = Field(default_factory=dict)
     """Further fields of the provider's request, such as `{"temperature": 0}`."""
     owner: Annotated[str, Field(max_length=200)] = ""
     """Whose turn it is; idempotency keys are unique per owner."""
@@ -51,7 +55,7 @@ class TurnRequest(BaseModel):
     def _has_one_input(self) -> Self:
         if (self.text is None) == (not self.parts):
             raise ValueError("give either text or parts")
-        if self.text is not None and not self.text.strip():
+        if not any(map(_says_something, self.input)):
             raise ValueError("the text is empty; say something")
         size = sum(_size(part) for part in self.input)
         if size > MAX_TEXT_BYTES:
@@ -82,7 +86,9 @@ class TurnRequest(BaseModel):
 
 def explain(error: ValidationError) -> str:
     """Say in one line what is wrong with which field, without repeating the input."""
-    return "; ".join(_explain_one(tuple(one["loc"]), one["msg"]) for one in error.errors(include_url=False)[:3])
+    said = "; ".join(_explain_one(tuple(one["loc"]), one["msg"]) for one in error.errors(include_url=False)[:3])
+    # A field's name comes from outside: it may be long, and hold what neither a line nor PostgreSQL can.
+    return "".join(char if char.isprintable() else "\ufffd" for char in said[:MAX_REASON_CHARS])
 
 
 def _explain_one(location: tuple[int | str, ...], message: str) -> str:
@@ -113,6 +119,10 @@ def _texts(value: object) -> Iterator[str]:
                 yield from _texts(item)
         case _:
             return
+
+
+def _says_something(part: Part) -> bool:
+    return not isinstance(part, Text) or bool(part.text.strip())
 
 
 def _size(part: Part) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from typing import Annotated, Any, Self, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -16,20 +17,44 @@ ENV_PREFIX = "TURNKEEPER_"
 def _database_url(url: SecretStr) -> SecretStr:
     try:
         parsed = make_url(url.get_secret_value())
-    except ArgumentError:
+    except (ArgumentError, ValueError):
+        # A ValueError is about the port, and would repeat a password that stands in its place.
         raise ValueError("it is no URL; write postgresql://user:password@host:5432/database") from None
     if parsed.get_backend_name() not in {"postgresql", "postgres"}:
         raise ValueError(
             f"it names {parsed.get_backend_name()}, not PostgreSQL; "
             "write postgresql://user:password@host:5432/database"
         )
+    if "@" in (parsed.host or ""):
+        raise ValueError("its password holds an @; write it as %40")
     return url
 
 
 def _redis_url(url: SecretStr) -> SecretStr:
-    if not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+    if _scheme(url.get_secret_value()) not in {"redis", "rediss", "unix"}:
         raise ValueError("it is no Redis URL; write redis://host:6379/0")
     return url
+
+
+def _broker_url(url: SecretStr) -> SecretStr:
+    from kombu.transport import TRANSPORT_ALIASES  # noqa: PLC0415 - slow, and most settings name no broker
+
+    # Celery takes several addresses, and transports with drivers such as `sqla+postgresql`.
+    schemes = (_scheme(one).partition("+")[0] for one in url.get_secret_value().split(";"))
+    if not all(scheme in TRANSPORT_ALIASES for scheme in schemes):
+        raise ValueError("it is no broker's URL; write redis://host:6379/0 or amqp://user:password@host:5672//")
+    return url
+
+
+def _scheme(url: str) -> str:
+    """Return the scheme, or nothing where the address cannot be used."""
+    try:
+        parts = urlsplit(url)
+        # Looking at the port is what checks it; the error would repeat a password that stands in its place.
+        _ = parts.port
+    except ValueError:
+        return ""
+    return parts.scheme
 
 
 class Connections(BaseSettings):
@@ -50,7 +75,7 @@ class Connections(BaseSettings):
     """PostgreSQL, which owns the truth."""
     redis_url: Annotated[SecretStr, AfterValidator(_redis_url)] = SecretStr("redis://localhost:6379/0")
     """Redis, which carries the live events."""
-    broker_url: SecretStr | None = None
+    broker_url: Annotated[SecretStr, AfterValidator(_broker_url)] | None = None
     """The Celery broker; the same Redis when it is not set."""
     queue: Annotated[str, Field(min_length=1)] = "turnkeeper"
     """The Celery queue that carries turns."""
@@ -89,8 +114,11 @@ def reading_settings(read: Callable[[], T]) -> T:
 
 def _explain(location: tuple[int | str, ...], message: str) -> str:
     name = ".".join(str(step) for step in location)
+    what = message.removeprefix("Value error, ")
+    if not name:
+        return f"the settings cannot be used: {what}"
     variable = ENV_PREFIX + name.replace(".", "__").upper()
-    return f"setting {name} ({variable}) cannot be used: {message.removeprefix('Value error, ')}"
+    return f"setting {name} ({variable}) cannot be used: {what}"
 
 
 def address_of(url: str) -> str:

@@ -21,6 +21,8 @@ from turnkeeper_worker.upkeep import Due
 class WorkerApp(Celery):  # type: ignore[misc]  # Celery is untyped
     """A Celery app that has a runtime."""
 
+    events_cls = "turnkeeper_worker.dispatcher:ThreadSafeEvents"
+
     @cached_property
     def settings(self) -> Settings:
         """The settings, read on first use.  Raises InvalidSettings."""

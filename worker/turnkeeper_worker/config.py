@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -68,7 +69,22 @@ class RetryPolicy(BaseModel):
 
 ApiName = Literal["openai-responses", "anthropic-messages"]
 
+SUPPORTED_APIS = frozenset[ApiName]({"openai-responses"})
+"""What this version speaks."""
+
 CONFIG_FILE = "turnkeeper.toml"
+
+
+def _http_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        # Looking at the port is what checks it.
+        is_right = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        is_right = False
+    if not is_right:
+        raise ValueError("it is no URL of an API; write https://host/v1")
+    return url
 
 
 class ProviderConfig(BaseModel):
@@ -78,7 +94,7 @@ class ProviderConfig(BaseModel):
 
     api: ApiName = "openai-responses"
     """The wire format that the provider speaks."""
-    base_url: Annotated[str, Field(pattern=r"^https?://[^\s]+$")]
+    base_url: Annotated[str, Field(pattern=r"^https?://[^\s]+$"), AfterValidator(_http_url)]
     """Where its API begins, such as `https://api.openai.com/v1`."""
     api_key_env: str | None = None
     """The environment variable that holds the API key; without it no key is sent."""
@@ -97,7 +113,8 @@ class ProviderConfig(BaseModel):
 
     def api_key(self, environment: Mapping[str, str]) -> str | None:
         """Return the key, or None where none is set."""
-        return environment.get(self.api_key_env) or None if self.api_key_env else None
+        # A file that a key was read from often ends with a line break, which no header can hold.
+        return environment.get(self.api_key_env, "").strip() or None if self.api_key_env else None
 
     def credential(self, environment: Mapping[str, str]) -> str:
         """Name the key without telling it: anchors and encrypted reasoning are bound to it."""
@@ -161,7 +178,8 @@ class Settings(Connections):
 
     @model_validator(mode="after")
     def _beats_often_enough(self) -> Self:
-        if self.beat_seconds * 3 > self.lease_ttl_seconds:
+        # The tolerance is for 0.1 and 0.3, which are no binary fractions.
+        if self.beat_seconds * 3 > self.lease_ttl_seconds * (1 + 1e-9):
             raise ValueError(
                 f"beat_seconds ({self.beat_seconds:g}) must be at most a third of "
                 f"lease_ttl_seconds ({self.lease_ttl_seconds:g})"

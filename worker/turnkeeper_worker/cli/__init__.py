@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 something is wrong with the installation, 2 the call or it
 (one line on standard error says how), 3 the turn failed, 4 the turn was cancelled.
 """
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -32,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(argv: Sequence[str]) -> int:
     """Run one command; return its exit code.  What the user can mend is one line, never a traceback."""
+    # What the library logs for programs, the commands tell people in their own words.
+    logging.getLogger("turnkeeper").addHandler(logging.NullHandler())
     try:
         _adopt_dev_stack()
         return _app()(args=list(argv) or ["--help"], standalone_mode=False) or 0
@@ -76,6 +79,6 @@ def _adopt_dev_stack() -> None:
     """Use the development stack that runs in this folder, where nothing else is said."""
     if any(name.startswith(ENV_PREFIX) for name in os.environ) or not DEV_ENV.is_file():
         return
-    from turnkeeper_ops.dev import environment_of  # noqa: PLC0415 - the `dev` extra is there where the file is
+    from turnkeeper_ops.dev import environment_of
 
     os.environ.update(environment_of(Path.cwd()))

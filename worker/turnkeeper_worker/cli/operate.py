@@ -1,4 +1,7 @@
-"""The commands of operators: dev, migrate, worker, simulate, providers, classify, check."""
+"""The commands of operators: dev, migrate, worker, simulate, providers, classify, check.
+
+Each loads what it needs when it is called: `turnkeeper show` should not wait for Celery and an HTTP client.
+"""
 
 import json
 import os
@@ -10,12 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-import turnkeeper_migrations
-from turnkeeper.database import explaining_database_errors
-from turnkeeper_worker.cli import classify as classifying
-from turnkeeper_worker.cli.checkup import examine
-from turnkeeper_worker.config import ProviderConfig, Settings
-from turnkeeper_worker.providers import SUPPORTED_APIS
+from turnkeeper_worker.config import SUPPORTED_APIS, ProviderConfig, Settings
 
 EXIT_WRONG = 1
 
@@ -30,13 +28,16 @@ def dev(
     as_json: AsJson = False,
 ) -> int:
     """Run the whole stack in this folder, PostgreSQL and Redis included, until Ctrl-C."""
-    from turnkeeper_ops.dev import run_dev  # noqa: PLC0415 - the `dev` extra is not installed in production
+    from turnkeeper_ops.dev import run_dev
 
     return run_dev(Path.cwd(), workers=workers, concurrency=concurrency, simulator=simulator, as_json=as_json)
 
 
 def migrate() -> int:
     """Create or update the tables; safe to run from several hosts at once."""
+    import turnkeeper_migrations
+    from turnkeeper.database import explaining_database_errors
+
     settings = Settings.load()
     with explaining_database_errors(settings.database):
         before = turnkeeper_migrations.upgrade(settings.database)
@@ -52,8 +53,8 @@ def worker(
     ] = None,
 ) -> int:
     """Run turns until SIGTERM; then let them finish for a while, and hand the rest back."""
-    from turnkeeper_worker.app import app  # noqa: PLC0415 - Celery, and with it the worker, loads slowly
-    from turnkeeper_worker.engine import check_schema  # noqa: PLC0415 - the same
+    from turnkeeper_worker.app import app
+    from turnkeeper_worker.engine import check_schema
 
     app.settings = Settings.load(concurrency=concurrency)
     check_schema(app.settings)
@@ -76,8 +77,8 @@ def simulate(
     api_key: Annotated[str, typer.Option(help="The only key that is accepted.")] = "sk-simulator",
 ) -> int:
     """Run the simulated provider alone; `sim:NAME` in a message chooses what happens to it."""
-    from turnkeeper_ops.simulator import CannotListen, run  # noqa: PLC0415 - needs the `dev` extra
-    from turnkeeper_ops.simulator import Settings as SimulatorSettings  # noqa: PLC0415
+    from turnkeeper_ops.simulator import CannotListen, run
+    from turnkeeper_ops.simulator import Settings as SimulatorSettings
 
     try:
         run(SimulatorSettings(host=host, port=port, api_key=api_key))
@@ -126,11 +127,15 @@ def classify(
     explain: Annotated[bool, typer.Option(help="Also name the rule that decided, and what it saw.")] = False,
 ) -> int:
     """Classify failures: JSON lines in, JSON lines out; exit 1 when a line was broken."""
+    from turnkeeper_worker.cli import classify as classifying
+
     return classifying.run(sys.stdin, sys.stdout, explain=explain)
 
 
 def check(*, as_json: AsJson = False) -> int:
     """Check that everything is where the settings say, and answers; exit 1 when something does not."""
+    from turnkeeper_worker.cli.checkup import examine
+
     findings = examine(Settings.load())
     if as_json:
         typer.echo(json.dumps([{"what": one.what, "ok": one.ok, "says": one.says} for one in findings]))

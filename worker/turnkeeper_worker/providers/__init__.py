@@ -6,14 +6,13 @@ from types import MappingProxyType
 
 import httpx
 
-from turnkeeper_worker.config import ProviderConfig
+from turnkeeper_worker.config import SUPPORTED_APIS, ProviderConfig
 from turnkeeper_worker.failures import Failure, Signal
 from turnkeeper_worker.providers import openai_responses
 from turnkeeper_worker.providers.http import Timeouts, call_headers, json_body, open_client, stream_events
 from turnkeeper_worker.providers.interface import Answer, Call, Failed, Listener, Provider, Result
 
 __all__ = [
-    "SUPPORTED_APIS",
     "Answer",
     "Call",
     "Failed",
@@ -24,9 +23,6 @@ __all__ = [
     "unknown_provider",
     "unnamed_model",
 ]
-
-SUPPORTED_APIS = frozenset({"openai-responses"})
-"""What this version speaks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +95,8 @@ def _open(name: str, config: ProviderConfig, environment: Mapping[str, str]) -> 
     key = config.api_key(environment)
     if config.api_key_env is not None and key is None:
         return Unusable(name, Signal.MISSING_KEY, f"{config.api_key_env} is not set in the worker's environment.")
+    if key is not None and not (key.isascii() and key.isprintable()):
+        return Unusable(name, Signal.MISSING_KEY, f"{config.api_key_env} holds characters that no API key has.")
     if config.api not in SUPPORTED_APIS:
         return Unusable(name, Signal.UNKNOWN_PROVIDER, f"This version does not speak {config.api} yet.")
     headers = {"Authorization": f"Bearer {key}"} if key else {}

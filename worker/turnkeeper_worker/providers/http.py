@@ -114,7 +114,7 @@ def _hear(data: bytes, stream: Stream, decoder: SseDecoder) -> Result | None:
         for payload in decoder.feed(data):
             if payload == DONE:
                 return stream.cut()
-            if (result := stream.take(from_json(payload))) is not None:
+            if (result := stream.take(from_json(payload, allow_inf_nan=False))) is not None:
                 return result
     except ValueError as error:
         return stream.broken(str(error))

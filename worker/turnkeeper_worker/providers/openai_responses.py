@@ -7,6 +7,7 @@ failure. The status inside the response counts, not the event's name: compatible
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 from turnkeeper.events import PartKind
@@ -56,7 +57,9 @@ def request_body(call: Call, *, store: bool) -> dict[str, Any]:
     if call.previous_response_id is not None:
         body["previous_response_id"] = call.previous_response_id
     if not store:
-        body["include"] = sorted({*options.get("include", ()), "reasoning.encrypted_content"})
+        asked = options.get("include")
+        wanted = (one for one in asked if isinstance(one, str)) if isinstance(asked, list) else ()
+        body["include"] = sorted({*wanted, "reasoning.encrypted_content"})
     return body
 
 
@@ -91,10 +94,12 @@ def _assistant_items(message: Message) -> Iterator[dict[str, Any]]:
     for part in message.parts:
         if isinstance(part, Reasoning):
             thought = _reasoning_item(part)
-        elif (item := _plain_item(part)) is not None:
+        elif (item := _plain_item(part)) is None:
+            thought = None
+        else:
             if thought is not None:
                 yield thought
-                thought = None
+            thought = None
             yield item
 
 
@@ -136,8 +141,8 @@ class ResponsesStream:
         if not isinstance(event, dict):
             return self.broken("an event is no JSON object")
         self.has_begun = True
-        name = event.get("type")
-        if kind := _PIECES.get(name) if isinstance(name, str) else None:
+        name = _text_or_none(event.get("type"))
+        if kind := _PIECES.get(name or ""):
             self._hear(kind, event.get("delta"))
             return None
         if name == "response.output_item.done" and isinstance(event.get("item"), dict):
@@ -175,9 +180,9 @@ class ResponsesStream:
         return Failed(failure=self.failure(body, signal), response_id=self.response_id, usage=usage)
 
     def _start(self, response: object) -> None:
-        if isinstance(response, dict) and isinstance(response.get("id"), str):
-            self.response_id = response["id"]
-            self.listener.started(response["id"])
+        if isinstance(response, dict) and (response_id := _text_or_none(response.get("id"))):
+            self.response_id = response_id
+            self.listener.started(response_id)
 
     def _hear(self, kind: PartKind, delta: object) -> None:
         if isinstance(delta, str) and delta:
@@ -187,15 +192,14 @@ class ResponsesStream:
     def _end(self, response: object) -> Result:
         if not isinstance(response, dict):
             return self.broken("the last event holds no response")
-        if isinstance(response.get("id"), str):
-            self.response_id = response["id"]
+        self.response_id = _text_or_none(response.get("id")) or self.response_id
         usage = read_usage(response.get("usage"))
         match response.get("status"):
             case "completed":
                 return self._answer(response, usage, "stop")
             case "incomplete":
-                reason = (response.get("incomplete_details") or {}).get("reason")
-                return self._answer(response, usage, reason if isinstance(reason, str) else "incomplete")
+                reason = _text_or_none(_mapping(response.get("incomplete_details")).get("reason"))
+                return self._answer(response, usage, reason or "incomplete")
             case "cancelled":
                 return self._failed(response.get("error"), Signal.PROVIDER_CANCELLED, usage)
             case "failed":
@@ -206,17 +210,18 @@ class ResponsesStream:
     def _answer(self, response: dict[str, Any], usage: dict[str, int] | None, finish: str) -> Result:
         items = response.get("output")
         parts = read_items(items if isinstance(items, list) and items else self._items)
-        has_words = any(isinstance(part, Text | Refusal | ToolCall) for part in parts)
+        has_words = any(_says_something(part) for part in parts)
         if not has_words and finish == "content_filter":
             return self._failed(None, Signal.CONTENT_FILTER, usage)
         if not has_words:
-            return self._failed(None, Signal.EMPTY_OUTPUT, usage)
+            why = response.get("incomplete_details")
+            # Why it stopped decides whether another attempt, which costs as much, can do better.
+            return self._failed({"incomplete_details": why} if why else None, Signal.EMPTY_OUTPUT, usage)
         calls_tools = any(isinstance(part, ToolCall) for part in parts)
-        model = response.get("model")
         return Answer(
             messages=(Message(role="assistant", parts=parts),),
             response_id=self.response_id,
-            model=model if isinstance(model, str) else None,
+            model=_text_or_none(response.get("model")),
             usage=usage,
             finish="tool_calls" if calls_tools and finish == "stop" else finish,
             # An incomplete response, or one whose tool calls are still open, leads a chain astray.
@@ -235,7 +240,8 @@ def _read_item(item: dict[str, Any]) -> Iterator[Part]:
             yield from _read_content(item.get("content"))
         case "reasoning":
             summary = item.get("summary")
-            texts = [one.get("text", "") for one in summary if isinstance(one, dict)] if summary else []
+            ones = summary if isinstance(summary, list) else ()
+            texts = [one.get("text", "") for one in ones if isinstance(one, dict)]
             yield Reasoning(
                 id=_text_or_none(item.get("id")),
                 encrypted=_text_or_none(item.get("encrypted_content")),
@@ -243,13 +249,16 @@ def _read_item(item: dict[str, Any]) -> Iterator[Part]:
             )
         case "function_call":
             yield ToolCall(
-                call_id=str(item.get("call_id") or item.get("id") or ""),
-                name=str(item.get("name") or ""),
+                call_id=storable(str(item.get("call_id") or item.get("id") or "")),
+                name=storable(str(item.get("name") or "")),
                 arguments=storable(str(item.get("arguments") or "")),
             )
         case "web_search_call":
             action = item.get("action")
-            yield WebSearch(id=_text_or_none(item.get("id")), action=action if isinstance(action, dict) else None)
+            yield WebSearch(
+                id=_text_or_none(item.get("id")),
+                action=_storable_object(action) if isinstance(action, dict) else None,
+            )
         case _:
             return
 
@@ -265,8 +274,38 @@ def _read_content(content: object) -> Iterator[Part]:
                 continue
 
 
+def _says_something(part: Part) -> bool:
+    match part:
+        case Text(text=text) | Refusal(text=text):
+            return bool(text)
+        case _:
+            return isinstance(part, ToolCall)
+
+
 def _text_or_none(value: object) -> str | None:
-    return value if isinstance(value, str) else None
+    return storable(value) if isinstance(value, str) else None
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _storable_object(value: dict[str, Any]) -> dict[str, Any]:
+    return {storable(name): _storable(item) for name, item in value.items()}
+
+
+def _storable(value: object) -> object:
+    match value:
+        case str():
+            return storable(value)
+        case dict():
+            return _storable_object(value)
+        case list():
+            return [_storable(item) for item in value]
+        case float() if not isfinite(value):
+            return None
+        case _:
+            return value
 
 
 def storable(text: str) -> str:
@@ -284,8 +323,8 @@ def read_usage(usage: object) -> dict[str, int] | None:
     """Flatten the tokens of a response; what is absent stays absent, because absent is not zero."""
     if not isinstance(usage, dict):
         return None
-    inputs = usage.get("input_tokens_details") or {}
-    outputs = usage.get("output_tokens_details") or {}
+    inputs = _mapping(usage.get("input_tokens_details"))
+    outputs = _mapping(usage.get("output_tokens_details"))
     found = {
         "input_tokens": usage.get("input_tokens"),
         "cached_tokens": inputs.get("cached_tokens"),

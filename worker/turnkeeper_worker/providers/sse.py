@@ -24,31 +24,30 @@ class SseDecoder:
     [b'{1}']
     """
 
-    __slots__ = ("_data", "_rest")
+    __slots__ = ("_data", "_rest", "_size")
 
     def __init__(self) -> None:
         self._rest = b""
         self._data: list[bytes] = []
-
-    @property
-    def is_inside_event(self) -> bool:
-        """Whether the bytes so far end in the middle of an event."""
-        return bool(self._rest.strip() or self._data)
+        self._size = 0
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
         """Yield the data of every event that *chunk* completes.  Raises EventTooLarge."""
         self._rest += chunk
-        if len(self._rest) > MAX_EVENT_BYTES:
-            raise EventTooLarge(f"an event is larger than {MAX_EVENT_BYTES:,} bytes")
         *lines, self._rest = self._rest.split(b"\n")
         for line in lines:
             yield from self._take(line.removesuffix(b"\r"))
+        if self._size + len(self._rest) > MAX_EVENT_BYTES:
+            raise EventTooLarge(f"an event is larger than {MAX_EVENT_BYTES:,} bytes")
 
     def _take(self, line: bytes) -> Iterator[bytes]:
         if not line:
-            if self._data:
-                yield b"\n".join(self._data)
-                self._data.clear()
+            # The format says that an event whose data is empty is none.
+            if payload := b"\n".join(self._data):
+                yield payload
+            self._data.clear()
+            self._size = 0
         elif line.startswith(b"data:"):
             value = line[5:]
             self._data.append(value[1:] if value.startswith(b" ") else value)
+            self._size += len(line)
