@@ -112,6 +112,12 @@ def open_site(
         yield Site(folder, running, keeper)
 
 
+@pytest.fixture(autouse=True)
+def _let_stacks_read_their_own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that a test starts read the `turnkeeper.toml` of their stack's folder."""
+    monkeypatch.delenv("TURNKEEPER_CONFIG", raising=False)
+
+
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """One stack with one worker for every test that leaves it as it was."""
