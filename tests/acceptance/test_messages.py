@@ -10,6 +10,7 @@ from celery import Celery
 
 from turnkeeper import TurnState
 from turnkeeper.doorbell import SUBMIT_TURN, producer_app
+from turnkeeper.events import TurnPart
 from turnkeeper.exceptions import TurnRejected, UnknownTurn
 from turnkeeper.views import TurnView
 from turnkeeper_ops.services.process import poll
@@ -98,17 +99,32 @@ def test_a_message_that_cannot_be_a_turn_is_stored_with_the_reason(
     assert reason in (poll(look, within=WITHIN) or "")
 
 
-def test_flower_never_shows_what_a_message_says(site: Site, producer: Celery) -> None:
+@pytest.mark.parametrize(
+    ("provider", "state"),
+    [pytest.param("simulator", "SUCCESS", id="accepted"), pytest.param(7, "FAILURE", id="rejected")],
+)
+def test_flower_never_shows_what_a_message_says(
+    site: Site, producer: Celery, provider: object, state: str
+) -> None:
     secret = f"secret-{uuid4().hex}"
-    turn_id = submit(producer, {"text": secret, "provider": "simulator", "model": "sim-1"})
-    finished(site, turn_id)
+    turn_id = submit(producer, {"text": secret, "provider": provider, "model": "sim-1"})
 
-    tasks = poll(lambda: _known(site, turn_id), within=WITHIN)
+    def known() -> dict[str, Any] | None:
+        tasks: dict[str, Any] = site.flower("/api/tasks?limit=10000")
+        return tasks if tasks.get(str(turn_id), {}).get("state") == state else None
 
+    tasks = poll(known, within=WITHIN)
     assert tasks is not None
     assert secret not in str(tasks)
 
 
-def _known(site: Site, turn_id: UUID) -> dict[str, Any] | None:
-    tasks: dict[str, Any] = site.flower("/api/tasks?limit=10000")
-    return tasks if tasks.get(str(turn_id), {}).get("state") == "SUCCESS" else None
+def test_a_turn_that_is_revoked_in_celery_is_cancelled(site: Site, producer: Celery) -> None:
+    word = site.script({"type": "stall", "at": 2, "seconds": 600})
+    turn = site.enqueue(f"Go on {word}")
+    events = site.keeper.follow(turn.id)
+    next(event for event in events if isinstance(event, TurnPart))
+
+    producer.control.revoke(str(turn.id), terminate=True)
+
+    assert list(events)[-1].type == "turn.cancelled"
+    assert poll(lambda: site.flower(f"/api/task/info/{turn.id}")["state"] == "REVOKED", within=WITHIN)

@@ -7,10 +7,10 @@ from uuid import UUID
 
 from amqp.exceptions import ChannelError
 from celery import Celery
-from celery.signals import setup_logging, worker_shutting_down
+from celery.signals import setup_logging, task_revoked, worker_shutting_down
 from kombu.entity import Queue
 
-from turnkeeper.doorbell import PUBLISH_RETRIES, ring, transport_options
+from turnkeeper.doorbell import PUBLISH_RETRIES, RUN_TURN, ring, transport_options
 from turnkeeper_worker.config import Settings
 from turnkeeper_worker.engine import Broker
 from turnkeeper_worker.runtime import Runtime
@@ -103,3 +103,10 @@ def _set_up_logging(**_: Any) -> None:
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]  # Celery is untyped
 def _drain(**_: Any) -> None:
     app.runtime.drain()
+
+
+@task_revoked.connect  # type: ignore[untyped-decorator]  # Celery is untyped
+def _cancel(request: Any, **_: Any) -> None:
+    """Cancel a turn that somebody revoked: Celery only drops its messages, and would do so for ever."""
+    if request.name == RUN_TURN:
+        app.runtime.cancel(UUID(request.id))

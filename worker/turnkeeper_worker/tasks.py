@@ -11,6 +11,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 from celery import Task
 from celery.exceptions import Ignore
 from celery.exceptions import Retry as CeleryRetry
+from celery.worker.request import Request
 
 from turnkeeper.doorbell import RUN_TURN, SUBMIT_TURN, ring
 from turnkeeper.errors import ChatError
@@ -21,6 +22,8 @@ from turnkeeper_worker.outcomes import Cancelled, Completed, Dropped, GaveUp, Ha
 from turnkeeper_worker.telemetry import get_logger
 
 log = get_logger(__name__)
+
+HIDDEN = "(hidden)"
 
 
 class TurnFailed(Exception):
@@ -59,7 +62,16 @@ def run_turn(self: Task, turn_id: str) -> str:
             assert_never(other)
 
 
-@app.task(name=SUBMIT_TURN, bind=True, throws=(TurnkeeperError,))  # type: ignore[untyped-decorator]  # Celery is untyped
+class PrivateRequest(Request):  # type: ignore[misc]  # Celery is untyped
+    """A message whose arguments are nobody's business: not the logs', not the events', not Flower's."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._argsrepr = self._kwargsrepr = HIDDEN
+        self._request_dict |= {"argsrepr": HIDDEN, "kwargsrepr": HIDDEN}
+
+
+@app.task(name=SUBMIT_TURN, bind=True, throws=(TurnkeeperError,), Request=PrivateRequest)  # type: ignore[untyped-decorator]  # Celery is untyped
 def submit_turn(self: Task, request: Any) -> str:
     """Store the turn that a producer describes in JSON; the message's task id becomes the turn's id.
 
