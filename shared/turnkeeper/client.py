@@ -27,7 +27,7 @@ from turnkeeper.database import explaining_database_errors
 from turnkeeper.doorbell import producer_app, ring
 from turnkeeper.events import Event, TurnCancelled
 from turnkeeper.exceptions import BrokerUnavailable, InvalidRequest
-from turnkeeper.follow import BLOCK_MS, FIELD, Entry, Follower, stored_events
+from turnkeeper.follow import BLOCK_MS, EVENTS_TTL_SECONDS, FIELD, Entry, Follower, stored_events
 from turnkeeper.keys import CANCEL_CHANNEL, events_key
 from turnkeeper.requests import TurnRequest
 from turnkeeper.settings import Connections
@@ -145,8 +145,7 @@ class Turnkeeper(_Keeper):
     def retry(self, turn_id: UUID | str) -> Enqueued:
         """Skip a turn's countdown, or answer a failed turn anew.  Raises UnknownTurn or NotRetryable."""
         enqueued = self._transact(turns.retry, _uuid(turn_id))
-        self.ring(enqueued.id)
-        return enqueued
+        return enqueued if self.ring(enqueued.id) else replace(enqueued, is_rung=False)
 
     def show(self, turn_id: UUID | str) -> TurnView:
         """Read everything stored about a turn.  Raises UnknownTurn or TurnRejected."""
@@ -221,8 +220,10 @@ class Turnkeeper(_Keeper):
         self._stop(enqueued.interrupted)
 
     def _say(self, event: Event) -> None:
-        with _best_effort("publish an event"):
-            self._redis.xadd(events_key(event.turn_id), {FIELD: event.model_dump_json(exclude={"id"})})
+        with _best_effort("publish an event"), self._redis.pipeline() as pipeline:
+            pipeline.xadd(events_key(event.turn_id), {FIELD: event.model_dump_json(exclude={"id"})})
+            pipeline.expire(events_key(event.turn_id), EVENTS_TTL_SECONDS)
+            pipeline.execute()
 
     def _stop(self, running: Iterable[UUID]) -> None:
         with _best_effort("tell the worker to stop"):
@@ -286,8 +287,7 @@ class AsyncTurnkeeper(_Keeper):
     async def retry(self, turn_id: UUID | str) -> Enqueued:
         """Skip a turn's countdown, or answer a failed turn anew.  Raises UnknownTurn or NotRetryable."""
         enqueued = await self._transact(turns.retry, _uuid(turn_id))
-        await self.ring(enqueued.id)
-        return enqueued
+        return enqueued if await self.ring(enqueued.id) else replace(enqueued, is_rung=False)
 
     async def show(self, turn_id: UUID | str) -> TurnView:
         """Read everything stored about a turn.  Raises UnknownTurn or TurnRejected."""
@@ -361,7 +361,10 @@ class AsyncTurnkeeper(_Keeper):
 
     async def _say(self, event: Event) -> None:
         with _best_effort("publish an event"):
-            await self._redis.xadd(events_key(event.turn_id), {FIELD: event.model_dump_json(exclude={"id"})})
+            async with self._redis.pipeline() as pipeline:
+                pipeline.xadd(events_key(event.turn_id), {FIELD: event.model_dump_json(exclude={"id"})})
+                pipeline.expire(events_key(event.turn_id), EVENTS_TTL_SECONDS)
+                await pipeline.execute()
 
     async def _stop(self, running: Iterable[UUID]) -> None:
         with _best_effort("tell the worker to stop"):

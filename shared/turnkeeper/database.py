@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from sqlalchemy import URL
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from turnkeeper.exceptions import DatabaseUnavailable
 
@@ -15,11 +16,13 @@ UNDEFINED_COLUMN = "42703"
 @contextmanager
 def explaining_database_errors(url: URL) -> Iterator[None]:
     """Turn a driver's exception into DatabaseUnavailable, which names the server and the remedy."""
+    address = f"{url.host or 'localhost'}:{url.port or 5432}/{url.database or ''}"
     try:
         yield
     except DBAPIError as error:
-        address = f"{url.host or 'localhost'}:{url.port or 5432}/{url.database or ''}"
         raise DatabaseUnavailable(address, _reason(error)) from error
+    except PoolTimeout as error:
+        raise DatabaseUnavailable(address, "every connection waits for its answer") from error
 
 
 def _reason(error: DBAPIError) -> str:

@@ -113,6 +113,16 @@ Event: TypeAlias = Annotated[
     Field(discriminator="type"),
 ]
 FinalEvent: TypeAlias = TurnCompleted | TurnFailed | TurnCancelled
+EVENT_TYPES: tuple[type[BaseModel], ...] = (
+    TurnStarted,
+    TurnPart,
+    TurnRetry,
+    TurnCommitted,
+    TurnCompleted,
+    TurnFailed,
+    TurnCancelled,
+)
+COMMON_FIELDS = frozenset({*_Event.model_fields, "type"})
 _event: TypeAdapter[Event] = TypeAdapter(Event)
 
 

@@ -3,6 +3,7 @@
 Nothing here does I/O but `stored_events`; the clients read the stream and ask the database.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -23,6 +24,7 @@ from turnkeeper.events import (
     read_event,
     unvoided,
 )
+from turnkeeper.exceptions import InvalidRequest
 from turnkeeper.states import TurnState
 from turnkeeper.views import TurnView, show
 
@@ -32,6 +34,10 @@ FIELD = b"event"
 """The one field of a stream entry; it holds the event as JSON."""
 BLOCK_MS = 1000
 """How long a follower waits for the stream before it asks the database whether the turn has ended."""
+EVENTS_TTL_SECONDS = 3600
+"""How long a stream is kept to which a producer wrote last; workers have a setting for theirs."""
+
+_CURSOR = re.compile(r"(?:\d{1,20}-\d{1,20})?", re.ASCII)
 
 
 @dataclass(slots=True)
@@ -42,6 +48,11 @@ class Follower:
     """The id of the last entry that was read; resume after it."""
     is_over: bool = False
     _fence: Fence = field(default_factory=Fence)
+
+    def __post_init__(self) -> None:
+        """Raise InvalidRequest for a cursor that is none: Redis would refuse it at every reading."""
+        if not _CURSOR.fullmatch(self.cursor):
+            raise InvalidRequest(f"{self.cursor[:50]!r} is no cursor; resume after the `id` of an event")
 
     def backlog(self, entries: Iterable[Entry]) -> list[Event]:
         """Admit what had been said before we came, without what is void by now."""

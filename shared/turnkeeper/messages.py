@@ -34,6 +34,13 @@ class Reasoning(_Part):
     """The summary, where the provider shows one."""
     id: str | None = None
     encrypted: str | None = None
+    """All of it, as OpenAI Responses seals it."""
+    signature: str | None = None
+    """Anthropic's seal on `text`: both go back unchanged, or neither."""
+    redacted: str | None = None
+    """All of it, where Anthropic shows nothing."""
+    told_in: Literal["reasoning", "reasoning_content"] | None = None
+    """The field of Chat Completions that it came in, and goes back in."""
 
 
 class ToolCall(_Part):
@@ -55,12 +62,28 @@ class ToolResult(_Part):
     is_error: bool = False
 
 
+class Source(BaseModel):
+    """A page that a web search found."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: str
+    title: str | None = None
+    age: str | None = None
+    """When the page was last changed, in the provider's words."""
+    encrypted: str | None = None
+    """What the page says, for the provider that found it."""
+
+
 class WebSearch(_Part):
     """A search that the provider ran itself."""
 
     type: Literal["web_search"] = "web_search"
     id: str | None = None
     action: dict[str, object] | None = None
+    """What was looked for, such as `{"type": "search", "query": "rivers"}`."""
+    sources: tuple[Source, ...] | None = None
+    """What was found; None where the provider does not tell."""
 
 
 class Refusal(_Part):

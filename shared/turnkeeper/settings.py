@@ -67,6 +67,7 @@ class Connections(BaseSettings):
         frozen=True,
         extra="ignore",
         hide_input_in_errors=True,
+        use_attribute_docstrings=True,
     )
 
     database_url: Annotated[SecretStr, AfterValidator(_database_url)] = SecretStr(

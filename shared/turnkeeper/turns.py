@@ -80,6 +80,10 @@ def enqueue(
         return earlier
     with connection.begin_nested() as savepoint:
         chat = _lock_chat(connection, request) if request.chat_id else _create_chat(connection, request)
+        if request.chat_id and (earlier := _find_earlier(connection, request, turn_id)) is not None:
+            # The same request was under way in the chat that we waited for; it is no reason to call it busy.
+            savepoint.rollback()
+            return earlier
         stopped = _settle_busy_chat(connection, request.on_busy, chat.id)
         is_due = not _has_open_turn(connection, chat.id)
         if _insert_turn(connection, request, turn_id, chat, is_due=is_due, is_rung=is_rung):
@@ -165,8 +169,11 @@ def _settle_busy_chat(connection: Connection, on_busy: OnBusy, chat_id: UUID) ->
 
 
 def _stop_open_turns(connection: Connection, chat_id: UUID) -> _Stopped:
+    is_open = and_(turns.c.chat_id == chat_id, turns.c.finished_at.is_(None))
     is_waiting = and_(turns.c.chat_id == chat_id, turns.c.state.in_(WAITING_STATES))
     is_running = and_(turns.c.chat_id == chat_id, turns.c.state == TurnState.RUNNING)
+    # Locked first: a turn that moved from running to retrying between the two updates would escape both.
+    connection.execute(select(turns.c.id).where(is_open).order_by(turns.c.seq).with_for_update())
     ended = update(turns).where(is_waiting).values(_CANCELLED).returning(turns.c.id, turns.c.epoch)
     asked = update(turns).where(is_running).values(_STOPPING).returning(turns.c.id)
     return _Stopped(

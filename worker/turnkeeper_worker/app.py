@@ -7,6 +7,7 @@ from uuid import UUID
 
 from amqp.exceptions import ChannelError
 from celery import Celery
+from celery.backends.base import DisabledBackend
 from celery.signals import setup_logging, task_revoked, worker_shutting_down
 from kombu.entity import Queue
 
@@ -22,6 +23,11 @@ class WorkerApp(Celery):  # type: ignore[misc]  # Celery is untyped
     """A Celery app that has a runtime."""
 
     events_cls = "turnkeeper_worker.dispatcher:ThreadSafeEvents"
+
+    @cached_property
+    def backend(self) -> DisabledBackend:
+        """No result backend, once; Celery would look for one among all installed packages in each new thread."""
+        return DisabledBackend(self)
 
     @cached_property
     def settings(self) -> Settings:

@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
@@ -27,7 +27,7 @@ Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 class RetryPolicy(BaseModel):
     """When a failed attempt is followed by another, and how soon."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     backoff_base_seconds: Seconds = 1.0
     """The ceiling of the first backoff; it doubles with each attempt."""
@@ -67,9 +67,9 @@ class RetryPolicy(BaseModel):
         return min(self.max_attempts, self.max_attempts_by_kind.get(kind, self.max_attempts))
 
 
-ApiName = Literal["openai-responses", "anthropic-messages"]
+ApiName = Literal["openai-responses", "openai-chat", "anthropic-messages"]
 
-SUPPORTED_APIS = frozenset[ApiName]({"openai-responses"})
+SUPPORTED_APIS = frozenset[ApiName](get_args(ApiName))
 """What this version speaks."""
 
 CONFIG_FILE = "turnkeeper.toml"
@@ -93,7 +93,7 @@ class ProviderConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     api: ApiName = "openai-responses"
-    """The wire format that the provider speaks."""
+    """The wire format that the provider speaks; `openai-chat` is the one that most servers imitate."""
     base_url: Annotated[str, Field(pattern=r"^https?://[^\s]+$"), AfterValidator(_http_url)]
     """Where its API begins, such as `https://api.openai.com/v1`."""
     api_key_env: str | None = None
@@ -102,6 +102,8 @@ class ProviderConfig(BaseModel):
     """The model of turns and chats that name none."""
     store: bool = True
     """Whether the provider keeps responses, which chaining needs."""
+    max_output_tokens: PositiveInt = 8192
+    """The longest answer, where the API demands a limit (Anthropic) and the turn's options set none."""
     http2: bool = False
     """Speak HTTP/2; the transport is slower, so only for providers that need it."""
     startup_timeout_seconds: Seconds = 60.0
@@ -134,7 +136,7 @@ BUILT_IN_PROVIDERS: Mapping[str, ProviderConfig] = {
 class Settings(Connections):
     """Everything a worker can be told, by `TURNKEEPER_*` variables or by `turnkeeper.toml`; the former win."""
 
-    model_config = SettingsConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = SettingsConfigDict(extra="forbid")
 
     concurrency: PositiveInt = 200
     """How many turns one worker process holds in flight."""

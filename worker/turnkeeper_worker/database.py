@@ -6,6 +6,7 @@ from typing import Concatenate, ParamSpec, Self, TypeVar
 
 from sqlalchemy import URL, Connection
 from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from turnkeeper_worker.telemetry import get_logger
@@ -15,7 +16,7 @@ log = get_logger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
-POOL_SIZE = 10
+POOL_SIZE = 20
 """Transactions are short and none is open while a stream runs, so few connections serve many turns."""
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 2.0
@@ -30,7 +31,9 @@ class Database:
     @classmethod
     def at(cls, url: URL) -> Self:
         """Prepare a pool; connections are made when they are needed."""
-        return cls(create_async_engine(url, pool_size=POOL_SIZE, max_overflow=POOL_SIZE, pool_pre_ping=True))
+        # No overflow: its connections are closed after each use, and opening one takes longer than a turn's
+        # transactions. No ping before use: a stale connection fails, and `surely` tries again with a fresh one.
+        return cls(create_async_engine(url, pool_size=POOL_SIZE, max_overflow=0))
 
     async def once(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run *work* in a transaction.  Raises what the driver raises when the database is away."""
@@ -50,6 +53,9 @@ class Database:
                 if not (isinstance(error, OperationalError) or error.connection_invalidated):
                     raise
                 log.warning("database.away", error=str(error.orig).strip(), pause_s=pause)
+            except PoolTimeout as error:
+                # Every connection waits for a database that hangs; an answer must not be lost for that.
+                log.warning("database.busy", error=str(error), pause_s=pause)
             await asyncio.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
 

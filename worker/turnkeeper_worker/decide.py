@@ -1,4 +1,6 @@
-"""What follows a failed attempt: another one, a heal, or the end of the turn.  Pure; time and chance are arguments.
+"""What follows a failed attempt: another one, a heal, or the end of the turn.
+
+Pure: time and chance are arguments.
 
 `failures` says what happened; here stands what we do about it, and nowhere else.
 """
@@ -72,6 +74,8 @@ def decide(
         spent: Attempts charged to the step's budget, the one that failed included; counts from 1.
         elapsed: The time since the turn first ran.
         healed: The turn has healed a broken chain before.
+        policy: The budgets, the backoff, and the longest wait.
+        rng: The chance in the backoff.
         now: The present, from which a time to try after is reckoned.
     """
     error = classified.error

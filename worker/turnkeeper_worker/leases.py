@@ -21,6 +21,9 @@ from turnkeeper_worker.upkeep import Held
 
 log = get_logger(__name__)
 
+TIMER_GRAIN_SECONDS = 0.01
+"""An event loop's timer may fire this early; a beat that hung until then has hung long enough."""
+
 
 class Stop(Enum):
     """Why a turn must stop."""
@@ -79,13 +82,22 @@ GiveBack = Callable[[UUID, int], Awaitable[None]]
 class Leases:
     """The turns of one worker process.  Belongs to one event loop."""
 
-    def __init__(self, *, ttl: timedelta, every: timedelta, beat: Beat, give_back: GiveBack) -> None:
+    def __init__(
+        self,
+        *,
+        ttl: timedelta,
+        every: timedelta,
+        beat: Beat,
+        give_back: GiveBack,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._patience = ttl.total_seconds() / 2
         self._every = every.total_seconds()
         self._beat = beat
         self._give_back = give_back
+        self._clock = clock
         self._held: dict[UUID, Lease] = {}
-        self._renewed_at = time.monotonic()
+        self._renewed_at = clock()
 
     def __len__(self) -> int:
         return len(self._held)
@@ -122,15 +134,15 @@ class Leases:
 
     async def renew(self) -> bool:
         """Beat once; give up every turn when the database did not answer for too long."""
-        began = time.monotonic()
-        known = {lease.turn_id: lease.epoch for lease in self._held.values() if lease.epoch is not None}
+        began = self._clock()
+        known = [(lease, lease.epoch) for lease in self._held.values() if lease.epoch is not None]
         remaining = self._renewed_at + self._patience - began
         try:
             async with asyncio.timeout(remaining if remaining > 0 else self._every):
                 held = await self._beat()
         except Exception as error:  # noqa: BLE001 - whatever keeps us from renewing, the clock decides
             log.warning("lease.renewal_failed", error=str(error) or type(error).__name__)
-            if time.monotonic() - self._renewed_at > self._patience:
+            if self._clock() - self._renewed_at > self._patience - TIMER_GRAIN_SECONDS:
                 self._give_up()
             return False
         self._renewed_at = began
@@ -142,13 +154,14 @@ class Leases:
             log.error("lease.given_up", turns=len(self._held))
         self.stop_all(Stop.LOST)
 
-    async def _compare(self, known: dict[UUID, int], held: dict[UUID, Held]) -> None:
-        for turn_id, epoch in known.items():
-            one = held.get(turn_id)
+    async def _compare(self, known: list[tuple[Lease, int]], held: dict[UUID, Held]) -> None:
+        # The lease that was asked about is meant, not one that the same turn may have got since.
+        for lease, epoch in known:
+            one = held.get(lease.turn_id)
             if one is None or one.epoch != epoch:
-                self.stop(turn_id, Stop.LOST)
+                lease.stop(Stop.LOST)
             elif one.is_cancelled:
-                self.stop(turn_id, Stop.CANCELLED)
+                lease.stop(Stop.CANCELLED)
         for turn_id, one in held.items():
             if turn_id not in self._held:
                 # A claim or a last write whose answer never reached us left it behind.

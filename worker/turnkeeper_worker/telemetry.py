@@ -1,9 +1,11 @@
-"""Logs: constant dotted events with ids as fields.  Never a prompt, never a key."""
+"""Logs: constant dotted events with ids as fields.  Never a prompt, and no key survives the mask."""
 
 import logging
 import sys
 
 import structlog
+
+from turnkeeper_worker.masking import mask
 
 #: Libraries whose chatter at `info` tells an operator nothing.
 QUIET_LOGGERS = ("httpx", "httpcore", "aiohttp", "celery.worker.strategy", "celery.app.trace", "alembic")
@@ -42,9 +44,15 @@ def _formatter(shared: list[structlog.typing.Processor], *, as_json: bool) -> st
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             structlog.processors.format_exc_info,
+            mask_secrets,
             last,
         ],
     )
+
+
+def mask_secrets(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Take secrets out of every text of a log record, whoever wrote it."""
+    return {name: mask(value) if isinstance(value, str) else value for name, value in event.items()}
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:

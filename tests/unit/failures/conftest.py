@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+
 from turnkeeper_worker.failures import Classified, ExceptionFact, Failure, classify
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)

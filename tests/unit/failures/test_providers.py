@@ -1,8 +1,11 @@
 """What each provider sends, and what it means.  A row: status, body or text, then kind, retry, hint in seconds."""
 
+# ruff: noqa: E501 - a row of a table is a line, whatever a provider had to say
+
 from collections.abc import Callable
 
 import pytest
+
 from turnkeeper.errors import ErrorKind
 from turnkeeper_worker.failures import Classified
 
@@ -291,35 +294,49 @@ OTHERS = [
 
 
 @pytest.mark.parametrize(("status", "body", "kind", "retryable", "hint"), OPENAI)
-def test_openai(ask: Ask, status: int | None, body: object, kind: ErrorKind, retryable: bool, hint: float | None) -> None:
+def test_openai(
+    ask: Ask, status: int | None, body: object, kind: ErrorKind, retryable: bool, hint: float | None
+) -> None:
     check(ask, "openai", status, body, kind, retryable=retryable, hint=hint)
 
 
 @pytest.mark.parametrize(("status", "body", "kind", "retryable", "hint"), AZURE)
-def test_azure(ask: Ask, status: int | None, body: object, kind: ErrorKind, retryable: bool, hint: float | None) -> None:
+def test_azure(
+    ask: Ask, status: int | None, body: object, kind: ErrorKind, retryable: bool, hint: float | None
+) -> None:
     check(ask, "azure", status, body, kind, retryable=retryable, hint=hint)
 
 
 @pytest.mark.parametrize(("status", "body", "kind", "retryable", "hint"), ANTHROPIC)
-def test_anthropic(ask: Ask, status: int | None, body: object, kind: ErrorKind, retryable: bool, hint: float | None) -> None:
+def test_anthropic(
+    ask: Ask, status: int | None, body: object, kind: ErrorKind, retryable: bool, hint: float | None
+) -> None:
     check(ask, "anthropic", status, body, kind, retryable=retryable, hint=hint)
 
 
 @pytest.mark.parametrize(("status", "body", "kind", "retryable", "hint"), BEDROCK)
-def test_bedrock(ask: Ask, status: int | None, body: object, kind: ErrorKind, retryable: bool, hint: float | None) -> None:
+def test_bedrock(
+    ask: Ask, status: int | None, body: object, kind: ErrorKind, retryable: bool, hint: float | None
+) -> None:
     check(ask, "bedrock", status, body, kind, retryable=retryable, hint=hint)
 
 
 @pytest.mark.parametrize(("status", "body", "kind", "retryable", "hint"), GOOGLE)
-def test_google(ask: Ask, status: int | None, body: object, kind: ErrorKind, retryable: bool, hint: float | None) -> None:
+def test_google(
+    ask: Ask, status: int | None, body: object, kind: ErrorKind, retryable: bool, hint: float | None
+) -> None:
     check(ask, "gemini", status, body, kind, retryable=retryable, hint=hint)
 
 
 @pytest.mark.parametrize(("status", "body", "kind", "retryable", "hint"), OPENROUTER)
-def test_openrouter(ask: Ask, status: int | None, body: object, kind: ErrorKind, retryable: bool, hint: float | None) -> None:
+def test_openrouter(
+    ask: Ask, status: int | None, body: object, kind: ErrorKind, retryable: bool, hint: float | None
+) -> None:
     check(ask, "openrouter", status, body, kind, retryable=retryable, hint=hint)
 
 
 @pytest.mark.parametrize(("provider", "status", "body", "kind", "retryable", "hint"), OTHERS)
-def test_others(ask: Ask, provider: str, status: int | None, body: object, kind: ErrorKind, retryable: bool, hint: float | None) -> None:
+def test_others(
+    ask: Ask, provider: str, status: int | None, body: object, kind: ErrorKind, retryable: bool, hint: float | None
+) -> None:
     check(ask, provider, status, body, kind, retryable=retryable, hint=hint)

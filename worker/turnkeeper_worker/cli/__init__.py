@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import typer
 
@@ -17,7 +18,7 @@ from turnkeeper.settings import ENV_PREFIX
 from turnkeeper_worker.cli import operate, turns
 
 #: Typer brings a click of its own, and exports only the leaves of its tree of exceptions.
-UsageError = typer.BadParameter.__base__ or typer.BadParameter
+UsageError = cast("type[Exception]", typer.BadParameter.__base__)
 
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130

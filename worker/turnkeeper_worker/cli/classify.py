@@ -15,8 +15,7 @@ Member = TypeVar("Member", bound=StrEnum)
 def run(lines: TextIO, out: TextIO, *, explain: bool) -> int:
     """Answer every failure in *lines*; return 1 when a line was broken, else 0.
 
-    Args:
-        explain: Also name the rule that decided, what it saw, and where the hint stood.
+    With *explain*, each answer also names the rule that decided, what it saw, and where the hint stood.
     """
     exit_code = 0
     for number, line in enumerate(lines, start=1):
@@ -109,4 +108,4 @@ def _mapping(value: object) -> Mapping[str, Any]:
 
 
 def _member(enum: type[Member], value: object) -> Member | None:
-    return enum(value) if value in list(enum) else None
+    return next((member for member in enum if member == value), None)

@@ -1,8 +1,8 @@
 """From the facts of a failure to what is told about it.  Pure: no clock, no chance, no I/O, no exceptions.
 
 One module per step: `unwrap` takes the wrappers off, `rules` asks its questions in order over the tables in
-`codes`, `phrasebook`, `chains`, `numbers` and `http2`, `hints` finds the wait that was asked for, and `detail`
-keeps the provider's own sentence.
+`chains`, `codes`, `numbers`, `phrasebook`, `http2` and `transport`, `hints` finds the wait that was asked for,
+and `detail` keeps the provider's own sentence.
 """
 
 from datetime import datetime
@@ -13,10 +13,10 @@ from turnkeeper_worker.failures.detail import clean, detail_of, shorten
 from turnkeeper_worker.failures.evidence import Evidence
 from turnkeeper_worker.failures.facts import ExceptionFact, Failure, Http2Reset, Phase, Signal
 from turnkeeper_worker.failures.hints import find_hint
-from turnkeeper_worker.failures.masking import mask
 from turnkeeper_worker.failures.rules import judge
 from turnkeeper_worker.failures.unwrap import describe, unwrap
 from turnkeeper_worker.failures.verdict import Verdict
+from turnkeeper_worker.masking import mask
 
 __all__ = [
     "Classified",

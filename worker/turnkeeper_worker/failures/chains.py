@@ -4,6 +4,8 @@ Recognised by structure, because every release brings new sentences: the request
 that refuses a request, and a code or the text speaks of the anchor, of stored items, or of history.
 """
 
+from http import HTTPStatus
+
 from turnkeeper.errors import ErrorKind, Situation
 from turnkeeper_worker.failures.evidence import Evidence, fold
 from turnkeeper_worker.failures.verdict import Verdict
@@ -12,15 +14,14 @@ from turnkeeper_worker.failures.words import first_found, phrases
 _REFUSALS = frozenset({None, 400, 404, 409, 410, 422})
 """Statuses under which a lost anchor was seen; None is a 200 stream or a bare exception."""
 
-CODES = frozenset(
-    map(
-        fold,
-        """previous_response_not_found previous_response_expired invalid_previous_response_id response_not_found
-        response_expired item_not_found conversation_not_found invalid_encrypted_content thread_not_found
-        thread_fingerprint_mismatch thread_continue_in_flight thread_already_continued thread_unsupported_request
-        thread_expired previous_message_not_found""".split(),
-    )
-)
+_WRITTEN = """
+    previous_response_not_found previous_response_expired invalid_previous_response_id response_not_found
+    response_expired item_not_found conversation_not_found invalid_encrypted_content thread_not_found
+    thread_fingerprint_mismatch thread_continue_in_flight thread_already_continued thread_unsupported_request
+    thread_expired previous_message_not_found
+"""
+CODES = frozenset(map(fold, _WRITTEN.split()))
+"""Folded codes that speak of an anchor, of OpenAI's stored responses and of Anthropic's threads."""
 
 ANCHOR_LOST = phrases(
     """
@@ -35,12 +36,16 @@ ANCHOR_LOST = phrases(
 )
 
 
+ELSEWHERE = phrases("model* | deployment* | endpoint* | engine | route | path | url | page | method")
+"""What else a 404 may miss."""
+
+
 def judge(evidence: Evidence) -> Verdict | None:
     """Judge whether the chain is broken; None where the request was not chained or failed for another reason."""
     if not evidence.failure.chained or evidence.decisive_status not in _REFUSALS:
         return None
     seen = next((written for code, written in evidence.codes.items() if code in CODES), None)
-    seen = seen or first_found(evidence.text, ANCHOR_LOST)
+    seen = seen or first_found(evidence.text, ANCHOR_LOST) or _absence(evidence)
     if seen is None:
         return None
     return Verdict(
@@ -51,3 +56,13 @@ def judge(evidence: Evidence) -> Verdict | None:
         chain_broken=True,
         situation=Situation.CHAIN_LOST,
     )
+
+
+def _absence(evidence: Evidence) -> str | None:
+    """Return the 404 under which a chained request names nothing else that could be missing.
+
+    A heal that was not needed costs one request; a chain that is not healed costs the turn.
+    """
+    if evidence.decisive_status != HTTPStatus.NOT_FOUND or first_found(evidence.text, ELSEWHERE):
+        return None
+    return None if any("model" in code for code in evidence.codes) else "404"

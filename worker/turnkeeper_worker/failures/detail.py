@@ -4,8 +4,8 @@ import re
 
 from turnkeeper.errors import Situation
 from turnkeeper_worker.failures.evidence import Evidence, Layer
-from turnkeeper_worker.failures.masking import mask
 from turnkeeper_worker.failures.verdict import Verdict
+from turnkeeper_worker.masking import mask
 
 MAX_DETAIL = 500
 """Characters, the ellipsis included."""
@@ -14,7 +14,7 @@ _MAX_RAW = 4_000
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ud800-\udfff\ufeff]+")
 # Ids of a conversation's items; without a digit it is a word such as `call_limit`.
-_ITEM_ID = re.compile(r"\b(call|rs|ws|fc|msg|ig|mcp|ci|fs|toolu|tooluse)_(?=[A-Za-z_]{0,64}\d)\w{3,200}")
+_ITEM_ID = re.compile(r"\b(call|rs|ws|fc|msg|ig|mcp|ci|fs|toolu|tooluse)_(?=[A-Za-z_]{0,64}\d)\w{1,200}")
 
 REPLAY_MARKS = (
     ("no tool output found", "function_call_output_missing"),
@@ -37,9 +37,9 @@ def detail_of(evidence: Evidence, verdict: Verdict) -> str | None:
 
 
 def clean(text: str) -> str:
-    """Return *text* on one line, masked.
+    r"""Return *text* on one line, masked.
 
-    >>> clean("one\\n  two")
+    >>> clean("one\n  two")
     'one two'
     """
     if len(text) > _MAX_RAW:

@@ -55,7 +55,7 @@ class Evidence:
     types: tuple[str, ...]
     """Folded class names, each exception's own before its bases."""
     text: str
-    """All sentences, innermost first, in lower case and without quotes and URLs; what phrases are matched against."""
+    """All sentences, innermost first, in lower case, without quotes and URLs: what phrases are looked for in."""
     verbatim: str
     """The same as it was written, for notations in which case, quotes or punctuation matter."""
     status: int | None

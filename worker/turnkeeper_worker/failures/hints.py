@@ -33,20 +33,14 @@ SECONDS_FIELDS = (
 MILLISECONDS_FIELDS = ("retry_after_ms", "retryAfterMs", "retry-after-ms")
 MOMENT_FIELDS = ("resets_at", "reset_at", "resetsAt", "retry_at", "retryAt", "quotaResetTimeStamp")
 
-# (what remains, when it is full again): the reset counts only of a bucket that is empty.
-BUCKETS = tuple(
-    (pattern.format(field="remaining", bucket=bucket), pattern.format(field="reset", bucket=bucket))
-    for pattern, buckets in (
-        (
-            "x-ratelimit-{field}-{bucket}",
-            ("requests", "tokens", "input-tokens", "output-tokens", "project-tokens"),
-        ),
-        ("anthropic-ratelimit-{bucket}-{field}", ("requests", "tokens", "input-tokens", "output-tokens")),
-        ("x-ratelimit-{field}", ("",)),
-        ("ratelimit-{field}", ("",)),
-    )
-    for bucket in buckets
+_QUANTITIES = ("requests", "tokens", "input-tokens", "output-tokens", "project-tokens")
+BUCKETS = (
+    *((f"x-ratelimit-remaining-{q}", f"x-ratelimit-reset-{q}") for q in _QUANTITIES),
+    *((f"anthropic-ratelimit-{q}-remaining", f"anthropic-ratelimit-{q}-reset") for q in _QUANTITIES),
+    ("x-ratelimit-remaining", "x-ratelimit-reset"),
+    ("ratelimit-remaining", "ratelimit-reset"),
 )
+"""What remains of a bucket, and when it is full again, which counts only of a bucket that is empty."""
 _USED_PERCENT = (
     ("x-codex-primary-used-percent", "x-codex-primary-reset-after-seconds"),
     ("x-codex-secondary-used-percent", "x-codex-secondary-reset-after-seconds"),
@@ -69,6 +63,7 @@ _STEP = re.compile(
     rf"(?P<number>\d{{1,9}}(?:\.\d{{1,9}})?)\s{{0,2}}(?P<unit>{_UNIT_NAMES})s?(?![a-z])", re.IGNORECASE
 )
 _STEPS = rf"(?:{_STEP.pattern.replace('?P<number>', '?:').replace('?P<unit>', '?:')}(?:,|\s|and){{0,5}}){{1,5}}"
+_DURATION = re.compile(_STEPS, re.IGNORECASE)
 # "Retrying in 5 s" is another client's plan, not a provider's wish: `retry` must be the whole word.
 _SPOKEN = re.compile(
     rf"""\b(?:try\ again|retry|available|wait|resets?|back|request\ again)
@@ -80,18 +75,18 @@ _SPOKEN = re.compile(
 )
 _MOMENT = re.compile(
     r"\b(?:again|access|resets?|available|until|retry)(?: (?:again|on|at|after|until)){0,2}[: ]{1,2}"
-    r"(?P<moment>\d{4}-\d\d-\d\d(?:(?:T| at | )\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?(?: ?(?:Z|UTC|[+-]\d\d:?\d\d))?)?)",
+    r"(?P<moment>\d{4}-\d\d-\d\d"
+    r"(?:(?:T| at | )\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?(?: ?(?:Z|UTC|[+-]\d\d:?\d\d))?)?)",
     re.IGNORECASE,
 )
-_EPOCH_SECONDS, _EPOCH_MILLISECONDS = 1e9, 1e12
-"""A number from here on is a moment and not a wait: 1e9 s are 31 years."""
+_EPOCH_SECONDS, _EPOCH_MILLISECONDS, _LARGEST = 1e9, 1e12, 1e15
+"""From here on a number is a moment and no wait (1e9 s are 31 years), is one in milliseconds, is nothing."""
 
 
 def find_hint(evidence: Evidence, verdict: Verdict, *, now: datetime) -> Hint | None:
     """Return the first hint, in the order of how directly it speaks; None where nothing names a wait.
 
-    Args:
-        now: The moment that dates are measured from where the response carries no Date of its own.
+    Moments are measured from the response's own Date, and from *now* where it has none: clocks differ.
     """
     now = _http_date(evidence.headers.get("date", "")) or now
     for source, wait in _candidates(evidence, verdict, now):
@@ -130,9 +125,8 @@ def _resets(headers: Mapping[str, str], now: datetime) -> Iterator[tuple[str, ti
 
 def _empty_buckets(headers: Mapping[str, str]) -> Iterator[str]:
     for remaining, reset in BUCKETS:
-        left = headers.get(remaining.rstrip("-"), "").strip()
-        if reset.rstrip("-") in headers and left in {"0", "0.0"}:
-            yield reset.rstrip("-")
+        if reset in headers and headers.get(remaining) == "0":
+            yield reset
     for used, reset in _USED_PERCENT:
         if reset in headers and headers.get(used, "").startswith("100"):
             yield reset
@@ -191,9 +185,9 @@ def duration(text: str) -> timedelta | None:
     """
     if (plain := seconds(text)) is not None:
         return plain
-    steps = list(_STEP.finditer(text[:100]))
-    if not steps or text[: steps[0].start()].strip():
+    if _DURATION.fullmatch(text.strip()) is None:
         return None
+    steps = _STEP.finditer(text)
     return timedelta(seconds=sum(float(step["number"]) * UNITS[step["unit"].lower()] for step in steps))
 
 
@@ -214,8 +208,10 @@ def _text(value: object) -> str:
         value = value.get("seconds")
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return ""
-    # A float prints as "1e+20" or "nan" where it is no sensible wait; neither is read as one.
-    return value[:64] if isinstance(value, str) else (str(value) if abs(value) < _EPOCH_MILLISECONDS * 10 else "")
+    if isinstance(value, str):
+        return value[:64]
+    # No sensible wait or moment is longer; and to print an integer of 5,000 digits is an error.
+    return str(value) if abs(value) < _LARGEST else ""
 
 
 def _http_date(text: str) -> datetime | None:
@@ -230,7 +226,7 @@ def _http_date(text: str) -> datetime | None:
 
 
 def _iso_date(text: str) -> datetime | None:
-    normal = text.strip()[:40].replace(" at ", "T").replace(" UTC", "+00:00").replace("Z", "+00:00")
+    normal = text.strip()[:40].replace(" at ", "T").replace(" UTC", "Z")
     try:
         return _aware(datetime.fromisoformat(normal))
     except ValueError:

@@ -45,6 +45,7 @@ _NAMED_RESET = re.compile(
 )
 _RECEIVED = re.compile(rf"\b(?P<name>{_NAMES});\ received\ from\ peer", re.IGNORECASE)
 _NUMBERED_RESET = re.compile(r"<StreamReset\b[^>]{0,80}?\berror_code:(?P<number>\d{1,3})\b")
+_NUMBER = re.compile(r"[0-9]{1,3}")
 _OURS = re.compile(r"remote_reset:\s?False|\blocal\b", re.IGNORECASE)
 _THEIRS = re.compile(r"remote_reset:\s?True|received from peer", re.IGNORECASE)
 
@@ -55,7 +56,7 @@ def code_named(name: str) -> int | None:
     >>> code_named("refused_stream"), code_named("9"), code_named("nonsense")
     (7, 9, None)
     """
-    if name.isascii() and name.isdigit() and len(name) <= 3:
+    if _NUMBER.fullmatch(name):
         return int(name)
     return next((code.value for code in Http2Code if code.name == name.upper()), None)
 

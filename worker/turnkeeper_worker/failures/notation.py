@@ -14,7 +14,7 @@ MAX_EMBEDDED = 8_192
 """Characters of prose in which objects are looked for."""
 MAX_REPR = 4_096
 """Characters of Python's repr that are read; reading it costs ten times what JSON does."""
-_MAX_OBJECTS = 4
+_MAX_OBJECTS = 3
 """Places in prose at which an object may begin."""
 _MAX_FRAMES = 64
 """Frames of a stream's tail that are read; an error frame is the last one or near it."""
@@ -23,7 +23,9 @@ _DECODER = json.JSONDecoder(strict=False)  # gateways leave raw newlines inside 
 _OBJECT_START = re.compile(r"""\{\s{0,64}["'}]|\[\s{0,64}\{""")
 # A string without an end runs to the end of the text: failing there would start over at each of its quotes.
 _REPR_TOKEN = re.compile(
-    r"""'(?P<single>(?:[^'\\]|\\.?)*+)(?:'|\Z) | (?P<double>"(?:[^"\\]|\\.?)*+(?:"|\Z)) | \b(?P<name>True|False|None)\b""",
+    r"""'(?P<single>(?:[^'\\]|\\.?)*+)(?:'|\Z)
+      | (?P<double>"(?:[^"\\]|\\.?)*+(?:"|\Z))
+      | \b(?P<name>True|False|None)\b""",
     re.DOTALL | re.VERBOSE,
 )
 _REPR_NAMES = {"True": "true", "False": "false", "None": "null"}
@@ -65,6 +67,9 @@ def embedded(text: str) -> Iterator[dict[str, object]]:
         if start is None:
             return
         value, end = _decode_at(text, start.start())
+        if value is None and "'" in start[0]:
+            # A repr that cannot be read from its beginning is not worth reading from its middle.
+            return
         at = max(end, start.start() + 1)
         value = value[0] if isinstance(value, list) and value else value
         if isinstance(value, dict):
@@ -84,9 +89,9 @@ def scrape(text: str) -> dict[str, object]:
 
 
 def frames(text: str) -> list[str] | None:
-    """Return the data of the last server-sent events in *text*, the end mark left out; None where it holds none.
+    r"""Return the data of the last server-sent events in *text*, the end mark left out; None where it holds none.
 
-    >>> frames('event: error\\ndata: {"error": 1}\\n\\ndata: [DONE]\\n')
+    >>> frames('event: error\ndata: {"error": 1}\n\ndata: [DONE]\n')
     ['{"error": 1}']
     >>> frames("prose") is None
     True
@@ -131,6 +136,6 @@ def _json_of_repr(text: str) -> str:
 def _json_token(match: re.Match[str]) -> str:
     if (single := match["single"]) is not None:
         # JSON knows no \' and no \x1b; every other escape means the same in both.
-        plain = single.replace("\\'", "'").replace('"', '\\"').replace("\\x", "\\u00")
+        plain = single.replace("\\'", "'").replace('\\"', '"').replace('"', '\\"').replace("\\x", "\\u00")
         return f'"{plain}"'
     return match["double"] or _REPR_NAMES[match["name"]]

@@ -1,21 +1,22 @@
 """Numbers that decide: requests that can never fit, and windows too long to wait for."""
 
 import re
-from collections.abc import Iterator, Mapping
+from http import HTTPStatus
 
 from turnkeeper.errors import ErrorKind
 from turnkeeper_worker.failures.evidence import Evidence
 from turnkeeper_worker.failures.verdict import Verdict
 from turnkeeper_worker.failures.words import first_found, phrases
 
-_LIMIT = re.compile(r"\blimit:?\s{1,3}~?(?P<limit>\d[\d,]{0,14})(?!\.?\d)", re.IGNORECASE)
-_REQUESTED = re.compile(r"\brequested:?\s{1,3}~?(?P<requested>\d[\d,]{0,14})", re.IGNORECASE)
+_LIMIT = re.compile(r"\blimit:?\s{1,3}~?(?P<number>\d{1,15}(?:,\d{3}){0,4})(?!\.?\d)", re.IGNORECASE)
+_REQUESTED = re.compile(r"\brequested:?\s{1,3}~?(?P<number>\d{1,15}(?:,\d{3}){0,4})", re.IGNORECASE)
 _QUOTA_KEYS = ("quotaId", "quota_id", "quota_limit", "quotaLimit")
 _LONG_QUOTA = re.compile(r"per_?(?:day|week|month)|daily|weekly|monthly", re.IGNORECASE)
+_WINDOW_IN_NAME = re.compile(r"(?:Per|By)(?:Day|Week|Month)(?![a-z])")
 _LONG_WINDOW = phrases(
     """
     per day | per-day | per_day | perday | a day | / day | /day | per week | per month | / month
-    /month | calls / month | byday | per 86400s | (tpd) | (rpd) | tpd | rpd
+    /month | calls / month | per 86400s | (tpd) | (rpd) | tpd | rpd
     """
 )
 _LIMITING = phrases("limit* | quota* | exceeded | too many | allowance")
@@ -30,48 +31,44 @@ def judge(evidence: Evidence) -> Verdict | None:
 
 def _never_fits(evidence: Evidence) -> Verdict | None:
     limit = _LIMIT.search(evidence.verbatim)
+    requested = _REQUESTED.search(evidence.verbatim)
     if limit is None:
         return None
-    if _number(limit["limit"]) == 0:
+    if _number(limit["number"]) == 0 and evidence.decisive_status in _THROTTLING_STATUSES:
         return _used_up("limit of zero", limit[0])
-    requested = _REQUESTED.search(evidence.verbatim)
-    if requested is None or _number(requested["requested"]) <= _number(limit["limit"]):
+    if requested is None or _number(requested["number"]) <= _number(limit["number"]):
         return None
     # Waiting cannot help: the request alone is larger than the whole window.
-    return Verdict(
-        kind=ErrorKind.CONTEXT_OVERFLOW,
-        retryable=False,
-        rule="never fits",
-        evidence=f"{limit[0]}, {requested[0]}",
-    )
+    seen = f"{limit[0]}, {requested[0]}"
+    return Verdict(kind=ErrorKind.CONTEXT_OVERFLOW, retryable=False, rule="never fits", evidence=seen)
 
 
 def _long_window(evidence: Evidence) -> Verdict | None:
     if evidence.decisive_status not in _THROTTLING_STATUSES:
         return None
-    for quota in _quota_names(evidence):
-        if _LONG_QUOTA.search(quota):
-            return _used_up("quota of a day or more", quota)
-    window = first_found(evidence.text, _LONG_WINDOW)
+    if quota := _long_quota(evidence):
+        return _used_up("quota of a day or more", quota)
+    named = _WINDOW_IN_NAME.search(evidence.verbatim)
+    window = named[0] if named else first_found(evidence.text, _LONG_WINDOW)
     if window and first_found(evidence.text, _LIMITING):
         return _used_up("quota of a day or more", window)
     return None
 
 
-def _quota_names(evidence: Evidence) -> Iterator[str]:
+def _long_quota(evidence: Evidence) -> str | None:
+    """Return the quota that Google names for a window of a day or more, or for nothing at all."""
     for layer in evidence.layers:
-        metadata = layer.fields.get("metadata")
-        for fields in (layer.fields, metadata if isinstance(metadata, dict) else {}):
-            for key in _QUOTA_KEYS:
-                if isinstance(name := fields.get(key), str):
-                    yield name
-            if str(fields.get("quota_limit_value")) == "0":
-                yield "quota_limit_value per_day 0"
+        for key in _QUOTA_KEYS:
+            if isinstance(name := layer.fields.get(key), str) and _LONG_QUOTA.search(name):
+                return name
+        if str(layer.fields.get("quota_limit_value")) == "0":
+            return "quota_limit_value: 0"
+    return None
 
 
 def _subscription(evidence: Evidence) -> Verdict | None:
     """Judge the plans that report their windows of hours and weeks in headers of every response."""
-    if evidence.status != 429:
+    if evidence.status != HTTPStatus.TOO_MANY_REQUESTS:
         return None
     headers = evidence.headers
     if headers.get(f"{_UNIFIED}status") == "rejected":

@@ -1,83 +1,27 @@
-"""Sentences that say what no code says: the words of providers and gateways, each gated by the HTTP status.
+"""Sentences that say what no code says, in the words of providers and gateways.
 
-A gate keeps words out of places where they mean something else: "timeout" in a 400 is the name of a parameter.
-The table is read from the top; the first phrase found decides.
+The table is read from the top, and the first phrase found decides.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeAlias
-
 from turnkeeper.errors import ErrorKind, Situation
-from turnkeeper_worker.failures.words import Phrase, phrases
-
-RETRY, STOP = True, False
-
-Gate: TypeAlias = Callable[[int | None], bool]
-"""Whether a phrase may speak under this status; None stands for no status, and for a 200 stream."""
-
-
-def always(_status: int | None) -> bool:
-    """Any status."""
-    return True
-
-
-def unless_throttled(status: int | None) -> bool:
-    """Not under a 429, where quota and billing are also the words of ordinary throttling."""
-    return status != 429
-
-
-def account(status: int | None) -> bool:
-    """Where one vague word about money may decide: a 400 may quote it from the request."""
-    return status is None or status in {401, 402, 403} or status >= 500
-
-
-def refused(status: int | None) -> bool:
-    """Where the request itself was refused."""
-    return status is None or status in {400, 403, 404, 405, 410, 415, 422}
-
-
-def refused_outright(status: int | None) -> bool:
-    """The same with a status: without one, these words are too common."""
-    return status is not None and refused(status)
-
-
-def credentials(status: int | None) -> bool:
-    """Where a word about credentials speaks of ours."""
-    return status is None or status in {400, 401, 403, 404}
-
-
-def busy(status: int | None) -> bool:
-    """Where a shortage may pass; 422 because gateways relabel."""
-    return status is None or status in {408, 409, 422, 424, 425, 429, 498} or status >= 500
-
-
-def throttled(status: int | None) -> bool:
-    """Where a limit may be one of rate."""
-    return status is None or status in {400, 403, 413, 422, 429} or status >= 500
-
-
-def transport(status: int | None) -> bool:
-    """Where a word about the network is not the name of a parameter."""
-    return status is None or status in {408, 409, 425, 429} or status >= 500
-
-
-def silent(status: int | None) -> bool:
-    """Only where no status speaks."""
-    return status is None
-
-
-@dataclass(frozen=True, slots=True)
-class PhraseRule:
-    """Phrases that mean the same."""
-
-    name: str
-    kind: ErrorKind
-    retryable: bool
-    gate: Gate
-    phrases: tuple[Phrase, ...]
-    situation: Situation | None = None
-
+from turnkeeper_worker.failures.chains import ELSEWHERE
+from turnkeeper_worker.failures.gates import (
+    RETRY,
+    STOP,
+    PhraseRule,
+    absent,
+    account,
+    always,
+    busy,
+    credentials,
+    refused_outright,
+    silent,
+    throttled,
+    unless_elsewhere,
+    unless_throttled,
+    unless_unauthorized,
+)
+from turnkeeper_worker.failures.words import phrases
 
 PHRASES = (
     PhraseRule(
@@ -127,17 +71,21 @@ PHRASES = (
             maximum sequence length | maximum number of tokens allowed | model only supports up to
             context length exceeded | context length is only | context length of only
             context_length_exceeded | exceed* … context length | exceed* … context limit
-            exceed* … context window | exceed* … context size | exceed* the available context
-            exceed* … maximum length | exceed* … token limit | configured limit of
-            exceed* … tokens allowed | longer than … context | too large for model with … context
-            too long for … context | larger than … context | greater than the context length
-            overflow* … context | context the overflows | context window is full
-            context window exceeded | context size has been exceeded | ran out of room in the model
-            tokens must be <= | tokens + … must be <= | max_new_tokens must be | too many input tokens
+            exceed* … context window | exceed* … context size | exceed* … the available context
+            content: string too long | text: string too long | output: string too long
+            exceed* … token limit | configured limit of | exceed* … tokens allowed
+            longer than … context | too large for model with … context | too long for … context
+            larger than … context | greater than the context length | overflow* … context
+            context the overflows | context window is full | context window exceeded
+            context size has been exceeded | ran out of room in the model | tokens must be <=
+            tokens + … must be <= | max_new_tokens must be | too many input tokens
             total number of tokens in the prompt cannot exceed | reduce the length of the messages
             reduce the length of the input | reduce the length of your prompt | reduce your prompt
-            input tokens, limit is | request body too large for | n_ctx | n_keep
-            maximum tokens … exceeded | input token count
+            context window exceeds | context size is | prompt … exceed* … the limit
+            input … exceed* … the limit | tokens … exceed* … the limit | token count … exceed*
+            exceed* … max_model_len | exceed* … max_seq_len | exceed* … max length
+            range of input length | 超长 | 长度超限 | 上下文长度 | 最大长度 | input tokens, limit is
+            request body too large for | n_ctx | n_keep | maximum tokens … exceeded | input token count
             """
         ),
     ),
@@ -160,7 +108,7 @@ PHRASES = (
             """
         ),
     ),
-    # 400s that a second attempt can cure: the provider's own fetch of a link failed, a running response went stale.
+    # Refusals that a second attempt can cure: a link was not fetched in time, a running response went stale.
     PhraseRule(
         "link not fetched in time",
         ErrorKind.TIMEOUT,
@@ -187,6 +135,17 @@ PHRASES = (
     ),
     PhraseRule("resumed too late", ErrorKind.GENERIC, RETRY, always, phrases("can no longer be streamed")),
     PhraseRule(
+        "window of a minute",
+        ErrorKind.RATE_LIMIT,
+        RETRY,
+        throttled,
+        phrases(
+            """
+            per minute | per-minute | per_minute | per min | per second | / minute | /minute | /min
+            """
+        ),
+    ),
+    PhraseRule(
         "allowance used up",
         ErrorKind.USAGE_LIMIT,
         STOP,
@@ -209,19 +168,20 @@ PHRASES = (
             over budget | payment required | billing is not active | billing not active
             billing details … not active | account is not active | enable billing
             requires billing to be enabled | billing to be enabled | billing has been disabled
-            billing account … disabled | overdue | in arrears | arrearage | recharge | top up | 余额不足
-            欠费 | 额度
+            billing account … disabled | billing limit | plan does not include | overdue | in arrears
+            arrearage | recharge | top up | 余额不足 | 欠费 | 额度
             """
         ),
     ),
     PhraseRule(
-        "window of a minute",
-        ErrorKind.RATE_LIMIT,
-        RETRY,
-        throttled,
+        "money words",
+        ErrorKind.USAGE_LIMIT,
+        STOP,
+        unless_throttled,
         phrases(
             """
-            per minute | per-minute | per_minute | per min | per second | / minute | /minute | /min
+            billing plan | billing details | billing issue | check your billing | payment information
+            quota exceeded | exceed* … quota | your quota
             """
         ),
     ),
@@ -273,17 +233,17 @@ PHRASES = (
         "credentials rejected",
         ErrorKind.AUTH,
         STOP,
-        lambda status: status not in {404, 429},
+        unless_elsewhere,
         phrases(
             """
             invalid api key | invalid_api_key | incorrect api key | api key not valid
             api key is invalid | api key … is invalid | api key … invalid | api key is not valid
             api key expired | api key has expired | api key … expired | api key … disabled
             api key … revoked | invalid x-api-key | invalid subscription key | invalid api token
-            invalid access token | invalid bearer token | invalid token | invalid credential*
-            invalid authentication | invalid proxy server token | wrong api key | expired key
-            expired token | token … is expired | token … has expired | token … is invalid
-            token expired | token has expired | no auth credentials | no cookie auth credentials
+            invalid access token | invalid bearer token | invalid credential* | invalid authentication
+            invalid proxy server token | wrong api key | expired key | expired token
+            token … is expired | token … has expired | token … is invalid | token expired
+            token has expired | no auth credentials | no cookie auth credentials
             didnt provide an api key | did not provide an api key | missing authorization header
             no api key passed | security token included in the request | cached credentials
             get credentials | refresh credentials | failed to retrieve credentials
@@ -302,6 +262,7 @@ PHRASES = (
         phrases(
             """
             authentication | unauthorized | unauthenticated | not authorized | not authenticated
+            invalid token
             """
         ),
     ),
@@ -309,17 +270,16 @@ PHRASES = (
         "model rejected",
         ErrorKind.CONFIG,
         STOP,
-        lambda status: status != 401,
+        unless_unauthorized,
         phrases(
             """
             invalid model | unknown model | unsupported model | model_not_found | model not found
             model … not found | models … not found | model … does not exist | model … doesnt exist
             model … not exist | no such model | not a valid model | model identifier is invalid
             model … is not supported | model … not supported | model … isnt supported
-            model … not available | model … unavailable in your | model … decommissioned
-            model … deprecated | model … retired | model … end of life | model … not deployed
-            model … no longer | model is required | you must provide a model | no models loaded
-            no model loaded | try pulling it first | does not have access to model
+            model … decommissioned | model … deprecated | model … retired | model … end of life
+            model … not deployed | model … no longer | model is required | you must provide a model
+            no models loaded | no model loaded | try pulling it first | does not have access to model
             not allowed to access model | no access to model | team not allowed to access
             key not allowed to access | llm provider not provided | deployment … does not exist
             deployment … not found | not found for api version | no endpoints found
@@ -337,8 +297,8 @@ PHRASES = (
         "nothing at this address",
         ErrorKind.CONFIG,
         STOP,
-        lambda status: status in {404, 410},
-        phrases("model* | deployment* | endpoint* | engine | route | path | url | page | method"),
+        absent,
+        ELSEWHERE,
     ),
     PhraseRule(
         "settings rejected",
@@ -352,14 +312,15 @@ PHRASES = (
             invalid value for | invalid value | invalid parameter | invalid schema | invalid type for
             invalid json schema | invalid json payload | invalid url | unknown request url
             missing required parameter | missing required field | missing field | field required
-            extra inputs are not permitted | not permitted | is not supported | are not supported
-            not supported | not supported with | does not support | doesnt support | unsupported image
-            supports at most | must be verified | maximum allowed number of output tokens
-            max_tokens is too large | max_tokens … must be | max_tokens: … >
-            at least one of the image dimensions | could not process image | page not found
-            malformed input request | not yet available for this subscription | enable-auto-tool-choice
-            tool choice requires | virtual network/firewall | used cloudflare to restrict access
-            attention required | just a moment | you have been blocked | request entity too large
+            extra inputs are not permitted | model … not available | model … unavailable
+            is not supported | are not supported | not supported | not supported with | does not support
+            doesnt support | unsupported image | supports at most | must be verified
+            maximum allowed number of output tokens | max_tokens is too large | max_tokens … must be
+            max_tokens: … > | at least one of the image dimensions | could not process image
+            page not found | malformed input request | not yet available for this subscription
+            enable-auto-tool-choice | tool choice requires | virtual network/firewall
+            used cloudflare to restrict access | attention required | just a moment
+            you have been blocked | request entity too large
             """
         ),
     ),
@@ -373,92 +334,9 @@ PHRASES = (
             rate limit* | rate-limit* | rate_limit* | ratelimit* | too many requests | too many tokens
             too many concurrent | too many connections | throttl* | resource has been exhausted
             resource exhausted | slow down | concurrency limit | concurrent request*
-            no deployments available | being limited | 速率 | 并发 | 频率
+            no deployments available | being limited | rate increased too quickly | 速率 | 并发 | 频率
             """
         ),
     ),
     PhraseRule("forbidden", ErrorKind.AUTH, STOP, silent, phrases("forbidden | access denied")),
 )
-
-NETWORK = (
-    PhraseRule(
-        "first event late",
-        ErrorKind.STARTUP_TIMEOUT,
-        RETRY,
-        transport,
-        phrases("first token | first event | first chunk | first byte | no first"),
-    ),
-    PhraseRule(
-        "stream silent",
-        ErrorKind.STREAM_SILENCE_TIMEOUT,
-        RETRY,
-        transport,
-        phrases(
-            """
-            idle timeout waiting for | idle timeout | stream idle | no data received for | no events for
-            stream stalled | stream … silent
-            """
-        ),
-    ),
-    # Ours: the phrase is how a caller's own deadline reads, and the budget that ran out is the caller's.
-    PhraseRule(
-        "own deadline",
-        ErrorKind.TIMEOUT,
-        STOP,
-        silent,
-        phrases("context deadline exceeded"),
-        Situation.DEADLINE,
-    ),
-    PhraseRule(
-        "interrupted",
-        ErrorKind.GENERIC,
-        STOP,
-        silent,
-        phrases("chat interrupted | request interrupted | operation interrupted"),
-        Situation.CANCELLED,
-    ),
-    PhraseRule(
-        "network words",
-        ErrorKind.TIMEOUT,
-        RETRY,
-        transport,
-        phrases(
-            """
-            timeout | timed out | time out | took too long | temporarily unavailable
-            service unavailable | unavailable | bad gateway | gateway timeout | connection reset
-            connection refused | connection aborted | connection closed | connection lost
-            connection error | connection terminated | connection was forcibly closed
-            connection attempts failed | connection … closed | cannot connect to host
-            could not connect | failed to connect | closed connection | closed network connection
-            server disconnected | disconnected | disconnect/reset | remote end closed | peer closed
-            hung up | hang up | socket closed | premature close | econnreset | econnrefused
-            econnaborted | etimedout | enotfound | eai_again | epipe | und_err_socket | broken pipe
-            eof | unexpected end of json | unexpected end of | incomplete chunked read
-            incomplete message | incompleteread | error decoding response body | error sending request
-            error reading | transport error | network error | fetch failed | failed to fetch
-            network is unreachable | no route to host | host is unreachable | no such host
-            name or service not known | nodename nor servname | name resolution | getaddrinfo | dns
-            client conn | client connection | goaway | http2 | h2 protocol error | stream closed
-            stream ended | stream … ended without | stream … closed before | stream was reset
-            stream error | without finish_reason | without a terminal event | closed before message_stop
-            closed before | closed unexpectedly | upstream connect error | bad record mac
-            tls handshake | ssl handshake
-            """
-        ),
-    ),
-    PhraseRule("socket ended", ErrorKind.TIMEOUT, RETRY, silent, phrases("terminated | aborted")),
-    PhraseRule(
-        "server words",
-        ErrorKind.GENERIC,
-        RETRY,
-        silent,
-        phrases(
-            """
-            server error | internal error | server had an error | an error occurred while processing
-            error occurred while processing | finish_reason: error | something went wrong
-            unexpectedly stopped | provider returned error | empty response | no output
-            """
-        ),
-    ),
-)
-"""Words about the network: last, because any sentence may mention it."""

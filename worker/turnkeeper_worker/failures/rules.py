@@ -1,27 +1,30 @@
 """The order of evidence: which question is asked first, and which answer stands.
 
-our own signals     we know better than any text why we stopped
-broken chain        has a remedy of its own
-decisive codes      machine words that say exactly what happened
-deciding numbers    a request larger than its whole window, a quota of a day
-sentences           what providers say where their codes are silent or wrong
-firm codes          the family: throttled, rejected, bad setting
-status              of the innermost response
-http/2              resets by code and sender
-soft codes          classes and types that need no status to be read
-network words       any sentence may mention a timeout, so they come late
-late signals        what the caller saw of the stream's end
+1. Our own signals: we know better than any text why we stopped.
+2. A broken chain, which has a remedy of its own.
+3. Decisive codes: machine words that say exactly what happened.
+4. Deciding numbers: a request larger than its whole window, a quota of a day.
+5. Sentences: what providers say where their codes are silent or wrong.
+6. Firm codes, which name a family, and codes kindred to known ones.
+7. The status of the innermost response.
+8. HTTP/2 resets, by code and sender.
+9. Words about the network: any sentence may mention a timeout.
+10. Soft codes and exception classes, which count only without a status.
+11. Late signals: how the caller saw the stream end.
 """
 
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Final, TypeAlias
 
 from turnkeeper.errors import ErrorKind, Situation
 from turnkeeper_worker.failures import chains, codes, http2, numbers
 from turnkeeper_worker.failures.codes import CodeRule
-from turnkeeper_worker.failures.evidence import Evidence
+from turnkeeper_worker.failures.evidence import Evidence, fold
 from turnkeeper_worker.failures.facts import Signal
-from turnkeeper_worker.failures.phrasebook import NETWORK, PHRASES, PhraseRule
+from turnkeeper_worker.failures.gates import PhraseRule
+from turnkeeper_worker.failures.phrasebook import PHRASES
+from turnkeeper_worker.failures.transport import NETWORK
 from turnkeeper_worker.failures.verdict import Verdict
 from turnkeeper_worker.failures.words import first_found, phrases
 
@@ -30,7 +33,7 @@ Rule: TypeAlias = Callable[[Evidence], Verdict | None]
 OWN_SIGNALS: Final = {
     Signal.MISSING_KEY: (ErrorKind.MISSING_KEY, False, None),
     Signal.PROVIDER_DISABLED: (ErrorKind.PROVIDER_DISABLED, False, None),
-    Signal.UNKNOWN_PROVIDER: (ErrorKind.CONFIG, False, None),
+    Signal.UNKNOWN_PROVIDER: (ErrorKind.CONFIG, False, Situation.UNKNOWN_PROVIDER),
     Signal.STARTUP_TIMEOUT: (ErrorKind.STARTUP_TIMEOUT, True, None),
     Signal.STREAM_SILENCE_TIMEOUT: (ErrorKind.STREAM_SILENCE_TIMEOUT, True, None),
     Signal.DEADLINE: (ErrorKind.TIMEOUT, False, Situation.DEADLINE),
@@ -72,11 +75,14 @@ STATUSES: Final = {
     505: (ErrorKind.GENERIC, False),
     529: (ErrorKind.OVERLOADED, True),
 }
-"""A status that is not here: 520 to 530 are Cloudflare's failures at the edge, other 5xx retry, 4xx do not."""
+"""A status that is not here and not of `CLOUDFLARE_EDGE`: 5xx retry, 4xx do not."""
+CLOUDFLARE_EDGE: Final = range(520, 531)
+"""Failures between Cloudflare and the origin."""
 
 _DECISIVE = codes.index(codes.DECISIVE)
 _FIRM = codes.index(codes.FIRM)
 _SOFT = codes.index(codes.SOFT)
+_STEMS = tuple((rule, tuple(map(fold, rule.codes.split()))) for rule in codes.KINDRED)
 _OWN_QUOTA = phrases("exceeded your current quota")
 _GOOGLE = phrases("generativelanguage | google* | gemini* | vertex* | quota metric")
 
@@ -107,6 +113,16 @@ def sentence(evidence: Evidence) -> Verdict | None:
     return _own_quota(evidence) or _by_phrase(evidence, PHRASES)
 
 
+def kindred_code(evidence: Evidence) -> Verdict | None:
+    """A code that nobody has listed and that holds the stem of one that is."""
+    together = " ".join(evidence.codes)
+    for rule, stems in _STEMS:
+        for stem in stems:
+            if stem in together:
+                return _verdict(rule, next(written for code, written in evidence.codes.items() if stem in code))
+    return None
+
+
 def firm_code(evidence: Evidence) -> Verdict | None:
     """A code that names a family."""
     return _by_code(evidence, _FIRM)
@@ -120,7 +136,7 @@ def status(evidence: Evidence) -> Verdict | None:
     if (network := _by_phrase(evidence, NETWORK)) and number in {409, 500}:
         return network
     kind, retryable = STATUSES.get(number) or _family(number)
-    if number == 413 and "htmlpage" in evidence.codes:
+    if number == HTTPStatus.REQUEST_ENTITY_TOO_LARGE and "htmlpage" in evidence.codes:
         # Our side's proxy counts bytes; only a provider counts tokens.
         kind = ErrorKind.CONFIG
     return Verdict(kind=kind, retryable=retryable, rule=f"status {number}", evidence=str(number))
@@ -153,6 +169,7 @@ RULES: Final[tuple[Rule, ...]] = (
     numbers.judge,
     sentence,
     firm_code,
+    kindred_code,
     status,
     reset,
     network_words,
@@ -162,15 +179,15 @@ RULES: Final[tuple[Rule, ...]] = (
 
 
 def _family(number: int) -> tuple[ErrorKind, bool]:
-    if 520 <= number <= 530:
+    if number in CLOUDFLARE_EDGE:
         return ErrorKind.TIMEOUT, True
-    return ErrorKind.GENERIC, number >= 500
+    return ErrorKind.GENERIC, number >= HTTPStatus.INTERNAL_SERVER_ERROR
 
 
 def _own_quota(evidence: Evidence) -> Verdict | None:
     """OpenAI's sentence for spent credit is Google's for a minute's quota; who speaks decides."""
     seen = first_found(evidence.text, _OWN_QUOTA)
-    if seen is None or evidence.decisive_status != 429:
+    if seen is None or evidence.decisive_status != HTTPStatus.TOO_MANY_REQUESTS:
         return None
     by_google = first_found(f"{evidence.failure.provider or ''} {evidence.text}".lower(), _GOOGLE)
     if by_google or "resourceexhausted" in evidence.codes or evidence.failure.provider in {None, "unknown"}:
@@ -194,8 +211,8 @@ def _by_code(evidence: Evidence, table: codes.Index) -> Verdict | None:
         (_, rule), seen = min(present, key=lambda hit: hit[0][0])
         return _verdict(rule, seen)
     # Not the topmost here: an SDK's base class would speak for all of its exceptions.
-    seen = next((name for name in evidence.types if name in table), None)
-    return _verdict(table[seen][1], seen) if seen else None
+    name = next((name for name in evidence.types if name in table), None)
+    return _verdict(table[name][1], name) if name else None
 
 
 def _by_phrase(evidence: Evidence, table: tuple[PhraseRule, ...]) -> Verdict | None:

@@ -6,10 +6,9 @@ beginning.  Stream ids, ports, versions, sizes, exit codes and token counts have
 
 import re
 from http import HTTPStatus
+from typing import TypeGuard
 
-_PHRASES = "|".join(
-    re.escape(status.phrase.lower()) for status in HTTPStatus if 400 <= status < 600 and status.phrase
-)
+_PHRASES = "|".join(re.escape(status.phrase.lower()) for status in HTTPStatus if status >= HTTPStatus.BAD_REQUEST)
 _ANNOUNCED = re.compile(
     r"""(?:
         (?<!exit\ )\bstatus(?:[\ _-]?code)?\b
@@ -17,16 +16,26 @@ _ANNOUNCED = re.compile(
       | \b(?:api|server|client|upstream|response|upstream_)\ ?(?:error|code)(?:\ code)?\b
       | \b(?:error\ )?code\b
       | \berror\b
-    )[\ '"]{0,3}[:=]?[\ '"(\[]{0,3}(?P<status>[45]\d\d)\b(?![.,]?\d|\ ?(?:tokens?|ms|s|bytes|characters|requests)\b)""",
+    )[\ '"]{0,3}[:=]?[\ '"(\[]{0,3}(?P<status>[45]\d\d)\b
+    (?![.,]?\d|\ ?(?:tokens?|ms|s|bytes|characters|requests)\b)""",
     re.VERBOSE | re.IGNORECASE,
 )
 _NAMED = re.compile(rf"(?<![\w.:#-])(?P<status>[45]\d\d)[ :,-]{{1,3}}(?:{_PHRASES})\b", re.IGNORECASE)
 _LEADING = re.compile(
-    r"\s{0,8}[(\[]?(?P<status>[45]\d\d)(?:[)\]:]|,(?= message=)|(?= [A-Z{<]))(?! ?(?:tokens?|ms|s|bytes|requests)\b)"
+    r"\s{0,8}[(\[]?(?P<status>[45]\d\d)(?:[)\]:]|,(?= message=)|(?= [A-Z{<]))(?! ?(?:tokens?|ms|s|bytes)\b)"
 )
 MAX_PLACE = 1_000
 """Characters from the beginning; a status stands early."""
 _MAY_HOLD = re.compile(r"[45]\d\d")
+
+
+def is_error(status: int | None) -> TypeGuard[int]:
+    """Say whether *status* is that of an HTTP error.
+
+    >>> [is_error(status) for status in (None, 200, 400, 529, 600)]
+    [False, False, True, True, False]
+    """
+    return status is not None and status // 100 in {4, 5}
 
 
 def anchored_status(text: str) -> int | None:

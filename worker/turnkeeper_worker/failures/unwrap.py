@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from turnkeeper_worker.failures import notation
 from turnkeeper_worker.failures.evidence import Evidence, Layer, fold
 from turnkeeper_worker.failures.facts import ExceptionFact, Failure
-from turnkeeper_worker.failures.statuses import anchored_status
+from turnkeeper_worker.failures.statuses import anchored_status, is_error
 
-MAX_HAYSTACK = 2_000
+MAX_HAYSTACK = 1_500
 """Characters of text that phrases are matched against."""
 MAX_SENTENCE = 4_096
 """Characters of one sentence that are kept."""
@@ -24,26 +24,35 @@ _MAX_SIBLINGS = 8
 _MAX_CAUSES = 16
 """Exceptions of a chain that are looked at."""
 
-SENTENCE_KEYS = ("message", "msg", "error_message", "errorMessage", "Message", "error_description", "title")
+SENTENCE_KEYS = (
+    "message", "msg", "error_message", "errorMessage", "Message", "error_description", "explanation", "title",
+)  # fmt: skip
 """Where an error object says what happened, best first."""
-CODE_KEYS = ("code", "type", "status", "reason", "error_code", "errorCode", "error_type", "__type", "limit_source")
+CODE_KEYS = (
+    "code", "type", "status", "reason", "error_code", "errorCode", "error_type", "__type", "limit_source",
+    "category",
+)  # fmt: skip
 FINISH_KEYS = ("finish_reason", "finishReason", "native_finish_reason", "stop_reason", "stopReason", "blockReason")
 STATUS_KEYS = ("status", "status_code", "statusCode", "code", "raw_status_code", "http_status", "httpStatus")
 ORIGINAL_STATUS_KEYS = ("originalStatusCode", "original_status_code", "upstream_status")
 INWARD_KEYS = (
     "error", "errors", "detail", "details", "response", "incomplete_details", "innererror", "inner_error", "cause",
-    "body", "data", "metadata", "violations", "promptFeedback", "choices", "candidates", "delta", "messageStop",
-    "output", "exception", "raw",
+    "body", "data", "metadata", "violations", "promptFeedback", "choices", "candidates", "delta", "stop_details",
+    "messageStop", "output", "exception", "raw",
 )  # fmt: skip
 """Where an error object holds another, in the order from wrapper to wrapped."""
 SPOKEN_KEYS = frozenset({"error", "detail", "details", "raw", "body", "cause", "exception"})
 """Those of them that may hold a sentence or a code as plain text; elsewhere text may be a model's answer."""
 
 _CODE_IN_TEXT = re.compile(
-    r"\b(?:[a-z0-9]{2,30}(?:_[a-z0-9]{1,30}){1,6}|[A-Z]{2,30}(?:_[A-Z]{2,30}){1,6}|[A-Za-z]{4,60}(?:Exception|Error))\b"
+    r"""\b(?: [a-z0-9]{2,30}(?:_[a-z0-9]{1,30}){1,6}     # rate_limit_exceeded
+             | [A-Z]{2,30}(?:_[A-Z]{2,30}){1,6}           # RESOURCE_EXHAUSTED
+             | [A-Za-z]{4,60}(?:Exception|Error) )\b      # ThrottlingException""",
+    re.VERBOSE,
 )
+_STATUS = re.compile(r"[45][0-9]{2}")
 _URL = re.compile(r"\bhttps?://[^\s\"'<>)]{1,2000}")
-_QUOTES = str.maketrans({"`": None, '"': None, "'": None, "’": None, "‘": None, "“": None, "”": None, "*": None})
+_QUOTES = str.maketrans(dict.fromkeys("`\"'*\u2018\u2019\u201c\u201d"))
 _BASES = frozenset({"builtins.object", "builtins.BaseException", "builtins.Exception"})
 
 
@@ -82,7 +91,7 @@ def unwrap(failure: Failure) -> Evidence:
 
 
 def _reported_status(failure: Failure, layers: tuple[Layer, ...]) -> int | None:
-    if _is_error_status(failure.status):
+    if is_error(failure.status):
         return failure.status
     in_fields = (layer.status for layer in layers if layer.status)
     if failure.status is not None:
@@ -94,15 +103,11 @@ def _reported_status(failure: Failure, layers: tuple[Layer, ...]) -> int | None:
 def _decisive_status(failure: Failure, inner_first: tuple[Layer, ...]) -> int | None:
     if original := next(filter(None, (layer.original_status for layer in inner_first)), None):
         return original
-    in_stream = failure.status is not None and not _is_error_status(failure.status)
+    in_stream = failure.status is not None and not is_error(failure.status)
     for layer in inner_first:
         if status := layer.status or (None if in_stream else anchored_status(layer.sentence)):
             return status
-    return failure.status if _is_error_status(failure.status) else None
-
-
-def _is_error_status(status: int | None) -> bool:
-    return status is not None and 400 <= status < 600
+    return failure.status if is_error(failure.status) else None
 
 
 def _layers(failure: Failure) -> Iterator[Layer]:
@@ -159,29 +164,32 @@ def _peel_prose(text: str, depth: int, *, curated: bool) -> Iterator[Layer]:
     yield from inner
 
 
-def _peel_object(value: Mapping[str, object], depth: int) -> Iterator[Layer]:
+def _peel_object(value: dict[str, object], depth: int) -> Iterator[Layer]:
     sentence = _sentence(value)
-    layer = Layer(
-        sentence=sentence[:MAX_SENTENCE]
-        if isinstance(sentence, str) and notation.decode(sentence) is None
-        else "",
-        codes=tuple(_codes(value)),
-        status=_status(value, STATUS_KEYS),
-        original_status=_status(value, ORIGINAL_STATUS_KEYS),
-        retryable=value["retryable"] if isinstance(value.get("retryable"), bool) else None,  # type: ignore[arg-type]
-        fields=value,
-    )
-    yield layer
+    yield _layer(value, sentence)
     # The sentence is an object, or text with one inside; text that is only text has been said already.
     if not isinstance(sentence, str) or "{" in sentence:
         yield from _peel(sentence, depth + 1)
     for key in INWARD_KEYS:
         if key in value:
             yield from _peel_inward(key, value[key], depth)
-    for key in [key for key in value if key.endswith("Exception")]:
+    for key in [key for key in value if str(key).endswith("Exception")]:
         # Bedrock's streams name the exception by the member that holds it.
-        yield Layer(codes=(key,))
+        yield Layer(codes=(str(key),))
         yield from _peel(value[key], depth + 1)
+
+
+def _layer(value: Mapping[str, object], sentence: object) -> Layer:
+    is_plain = isinstance(sentence, str) and notation.decode(sentence) is None
+    retryable = value.get("retryable")
+    return Layer(
+        sentence=str(sentence)[:MAX_SENTENCE] if is_plain else "",
+        codes=tuple(_codes(value)),
+        status=_status(value, STATUS_KEYS),
+        original_status=_status(value, ORIGINAL_STATUS_KEYS),
+        retryable=retryable if isinstance(retryable, bool) else None,
+        fields=value,
+    )
 
 
 def _peel_inward(key: str, value: object, depth: int) -> Iterator[Layer]:
@@ -206,9 +214,8 @@ def _sentence(value: Mapping[str, object]) -> object:
 def _codes(value: Mapping[str, object]) -> Iterator[str]:
     for key in CODE_KEYS:
         code = value.get(key)
-        # Numbers of one to three digits are HTTP or gRPC statuses; longer ones are a vendor's own codes.
-        if isinstance(code, str) or (isinstance(code, int) and 999 < code < 1_000_000):
-            yield str(code)
+        if isinstance(code, str):
+            yield code
     for key in FINISH_KEYS:
         if isinstance(reason := value.get(key), str):
             yield f"finish:{reason}"
@@ -220,9 +227,9 @@ def _codes(value: Mapping[str, object]) -> Iterator[str]:
 def _status(value: Mapping[str, object], keys: tuple[str, ...]) -> int | None:
     for key in keys:
         number = value.get(key)
-        if isinstance(number, str) and len(number) == 3 and number.isascii() and number.isdigit():
+        if isinstance(number, str) and _STATUS.fullmatch(number):
             number = int(number)
-        if isinstance(number, int) and _is_error_status(number):
+        if isinstance(number, int) and is_error(number):
             return number
     return None
 

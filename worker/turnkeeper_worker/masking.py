@@ -23,9 +23,9 @@ _PRIVATE_KEY = re.compile(
 )
 _PREFIXED = re.compile(
     r"""(?<![A-Za-z0-9])(?:
-        (?:sk|pk|rk|sess)[-_][\w*.\-]{3,}+           # OpenAI, Anthropic, OpenRouter, DeepSeek, Stripe
+        (?:sk|pk|rk|sess)[-_](?:[\w*\-]|\.(?=[\w*.\-])){3,}+   # OpenAI, Anthropic, OpenRouter, DeepSeek, Stripe
       | (?:xai|gsk|csk|pplx|nvapi|fw|hf|r8|tgp|vck|glpat|github_pat|gh[oprsu]|xox[abeprs]|kod)[-_][\w*\-]{3,}+
-      | AIza[\w*\-]{6,}+ | ya29\.[\w*.\-]{6,}+ | AQ\.[\w\-]{16,}+   # Google
+      | AIza[\w*\-]{6,}+ | ya29\.(?:[\w*\-]|\.(?=[\w*.\-])){6,}+ | AQ\.[\w\-]{16,}+   # Google
       | (?:AKIA|ASIA|ABSK|AROA|AIDA)[A-Z0-9a-z+/=*]{8,}+             # AWS
       | eyJ[\w\-]{8,}+(?:\.[\w\-]*+){0,2}                            # a JSON Web Token
     )""",
@@ -41,12 +41,12 @@ _NAMED = re.compile(
         | (?:client|aws)[-_]secret | password | passwd | pwd | secret | token | authorization | credential
         | signature | sig | x-amz-[a-z\-]{4,30} | cookie | session[-_]?id )
         (?:[ ]provided|[ ]passed)? ["']? \s{0,3}+ [:=] \s{0,3}+ ["']?)
-        (?P<value>[^\s"',;&<>(){}\[\]]++)""",
+        (?P<value>(?:[^\s"',;&<>(){}\[\].]|\.(?=\w))++)""",
     re.VERBOSE | re.IGNORECASE,
 )
-# "invalid api key test-key": a token with a digit, a hyphen or an underscore is no English word.
+# "invalid api key test-key": after such a word, what has a digit, a hyphen or an underscore is no English word.
 _SPOKEN = re.compile(
-    r"""(?P<name>\b(?:api|access|secret)[-_ ]?key (?:[ ]provided)? [:]? \s ["'`]?)
+    r"""(?P<name>\b(?:key|token|secret|password|credentials?) (?:[ ]provided)? [:]? \s ["'`]?)
         (?P<value>(?=[a-z]{0,64}+[\d_*-])[\w*\-]{4,}+)""",
     re.VERBOSE | re.IGNORECASE,
 )
@@ -57,7 +57,7 @@ def mask(text: str) -> str:
     """Return *text* without secrets; what it says otherwise stays readable.
 
     >>> mask("Incorrect API key provided: sk-abc123def456.")
-    'Incorrect API key provided: ***'
+    'Incorrect API key provided: ***.'
     >>> mask("GET https://me:pw@host/path?sig=1 failed with Bearer abcdef")
     'GET https://***@host/path?*** failed with Bearer ***'
     """
@@ -87,7 +87,7 @@ _MASKS: Final[tuple[tuple[tuple[str, ...], re.Pattern[str], str | Callable[[re.M
     (("",), _PREFIXED, MASK),
     (("bearer", "basic"), _SCHEME, rf"\g<scheme> {MASK}"),
     ((":", "="), _NAMED, rf"\g<name>{MASK}"),
-    (("key",), _SPOKEN, rf"\g<name>{MASK}"),
+    (("key", "token", "secret", "password", "credential"), _SPOKEN, rf"\g<name>{MASK}"),
     (("",), _LONG_RUN, _long_run),
 )
 """In this order: what must stand in the lower-cased text, the pattern, and what takes its place.
