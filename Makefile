@@ -49,6 +49,9 @@ docs: install  ## Write the generated tables of the docs
 docs-check: install  ## Check that the generated tables are fresh
 	$(BIN)/python -m turnkeeper_ops.docs_tables --check
 
+bench: install  ## Print what things cost, as ratios within one run
+	$(BIN)/python tests/benchmarks/classify.py
+
 check: lint types layers docs-check test  ## Everything CI checks
 
 clean:  ## Remove what the other targets made

@@ -5,8 +5,9 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-import turnkeeper_migrations
 from sqlalchemy import URL, Connection, Engine, create_engine, make_url
+
+import turnkeeper_migrations
 from turnkeeper_ops.services.postgres import Postgres
 from turnkeeper_ops.services.redis import Redis
 

@@ -4,8 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
 import pytest
-import turnkeeper_migrations
 from sqlalchemy import URL, Connection, Engine, create_engine, make_url, text
+
+import turnkeeper_migrations
 from turnkeeper.errors import ErrorKind, read_stored
 from turnkeeper.tables import metadata
 from turnkeeper_ops.services.postgres import Postgres

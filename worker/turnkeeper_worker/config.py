@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
@@ -69,9 +69,6 @@ class RetryPolicy(BaseModel):
 
 ApiName = Literal["openai-responses", "openai-chat", "anthropic-messages"]
 
-SUPPORTED_APIS = frozenset[ApiName](get_args(ApiName))
-"""What this version speaks."""
-
 CONFIG_FILE = "turnkeeper.toml"
 
 
@@ -112,6 +109,11 @@ class ProviderConfig(BaseModel):
     """How long a stream may pause between two events; 0 waits for ever."""
     retry: RetryPolicy | None = None
     """A retry policy of its own."""
+
+    @property
+    def keeps_responses(self) -> bool:
+        """Whether a chat may continue from a response that this provider stored."""
+        return self.store and self.api == "openai-responses"
 
     def api_key(self, environment: Mapping[str, str]) -> str | None:
         """Return the key, or None where none is set."""

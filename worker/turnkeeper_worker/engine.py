@@ -33,7 +33,7 @@ from turnkeeper_worker.providers import Provider, open_providers
 from turnkeeper_worker.rescue import Rescuer
 from turnkeeper_worker.telemetry import get_logger
 from turnkeeper_worker.turn import TurnRunner
-from turnkeeper_worker.upkeep import Due, Held
+from turnkeeper_worker.upkeep import Due, Held, Identity
 
 log = get_logger(__name__)
 
@@ -115,24 +115,18 @@ class Engine:
 @asynccontextmanager
 async def open_engine(settings: Settings, broker: Broker) -> AsyncIterator[Engine]:
     """Connect, register the worker and start its loops; take it all apart in reverse."""
-    worker_id = uuid4()
+    me = Identity(id=uuid4(), host=socket.gethostname(), pid=os.getpid(), concurrency=settings.concurrency)
     async with AsyncExitStack() as stack:
         database = Database.at(settings.database)
         stack.push_async_callback(database.close)
-        await database.once(
-            upkeep.register,
-            worker_id,
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            concurrency=settings.concurrency,
-        )
-        stack.push_async_callback(_sign_off, database, worker_id)
+        await database.once(upkeep.beat, me)
+        stack.push_async_callback(_sign_off, database, me.id)
         redis = _open_redis(settings)
         stack.push_async_callback(_close_redis, redis)
         providers = open_providers(settings.all_providers(os.environ), os.environ)
         for provider in providers.values():
             stack.push_async_callback(provider.close)
-        engine = _assemble(settings, broker, worker_id, database, redis, providers)
+        engine = _assemble(settings, broker, me, database, redis, providers)
         stack.push_async_callback(engine.live.flush)
         loops = (engine.live.run, engine.leases.run, engine.rescuer.run, engine.hear_cancels)
         tasks = [asyncio.create_task(_keep_going(loop)) for loop in loops]
@@ -143,7 +137,7 @@ async def open_engine(settings: Settings, broker: Broker) -> AsyncIterator[Engin
 def _assemble(
     settings: Settings,
     broker: Broker,
-    worker_id: UUID,
+    me: Identity,
     database: Database,
     redis: Redis,
     providers: Mapping[str, Provider],
@@ -167,18 +161,20 @@ def _assemble(
     )
 
     async def beat() -> list[Held]:
-        return await database.once(upkeep.beat, worker_id)
+        return await database.once(upkeep.beat, me)
 
     async def give_back(turn_id: UUID, epoch: int) -> None:
         await rescuer.welcome(await database.once(upkeep.give_back, turn_id, epoch))
 
+    configs = settings.all_providers(os.environ)
     leases = Leases(ttl=ttl, every=timedelta(seconds=settings.beat_seconds), beat=beat, give_back=give_back)
     runner = TurnRunner(
-        worker_id=worker_id,
+        worker_id=me.id,
         database=database,
         live=live,
         providers=providers,
-        configs=settings.all_providers(os.environ),
+        configs=configs,
+        keys={name: config.credential(os.environ) for name, config in configs.items()},
         policy=settings.retry,
         broker_horizon=timedelta(seconds=settings.broker_horizon_seconds),
         rng=rng,

@@ -1,15 +1,40 @@
 """Repair of a history before it is sent: what a provider would refuse is mended here, not there.  Pure.
 
 Every tool call gets exactly one result, in the messages that follow it, and every result has its call.
-What the call was waiting for is lost when a turn breaks off; the model is told so.
+What the call was waiting for is lost when a turn breaks off; the model is told so.  What another provider
+wrote is brought into a form that anyone can read; what only one API asks for is that API's adapter's work.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 
-from turnkeeper.messages import Message, Part, Reasoning, Text, ToolCall, ToolResult
+from turnkeeper.messages import (
+    Image,
+    Message,
+    Part,
+    Reasoning,
+    Refusal,
+    Role,
+    Text,
+    ToolCall,
+    ToolResult,
+    WebSearch,
+)
 
 INTERRUPTED = "The tool call was interrupted before it gave a result."
+
+MAX_CALL_ID_CHARS = 40
+"""What OpenAI's Chat Completions, the strictest of the APIs, takes."""
+
+_MARK_CHARS = 8
+_PLAIN = re.compile(r"[A-Za-z0-9_-]+")
+_STRANGE = re.compile(r"[^A-Za-z0-9_-]")
+_PARTS_OF: dict[Role, tuple[type[Part], ...]] = {
+    "user": (Text, Image, ToolResult),
+    "assistant": (Text, Refusal, Reasoning, ToolCall, WebSearch),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,16 +46,48 @@ class Said:
     """The provider of an assistant's message."""
 
 
-def without_foreign_thoughts(history: Sequence[Said], provider: str) -> tuple[Message, ...]:
-    """Drop the reasoning that another provider wrote: it is encrypted, or named, for that one alone."""
+def readable_by(history: Sequence[Said], provider: str) -> tuple[Message, ...]:
+    """Bring what other providers wrote into a form that *provider* can read.
+
+    Reasoning and searches are encrypted, or named, for their writer alone, and go; the words that they led to
+    stay. Tool calls keep their results under ids that everybody takes.
+    """
+    foreign_calls: set[str] = set()
     return tuple(
-        said.message if said.provider in {None, provider} else _thoughtless(said.message) for said in history
+        _adopt(said.message, foreign_calls, is_foreign=said.provider not in {None, provider}) for said in history
     )
 
 
-def _thoughtless(message: Message) -> Message:
-    words = tuple(part for part in message.parts if not isinstance(part, Reasoning))
-    return message.model_copy(update={"parts": words})
+def _adopt(message: Message, foreign_calls: set[str], *, is_foreign: bool) -> Message:
+    if is_foreign:
+        foreign_calls.update(part.call_id for part in message.parts if isinstance(part, ToolCall))
+    parts = tuple(
+        _renamed(part, foreign_calls)
+        for part in message.parts
+        if not (is_foreign and isinstance(part, Reasoning | WebSearch))
+    )
+    return message if parts == message.parts else message.model_copy(update={"parts": parts})
+
+
+def _renamed(part: Part, foreign_calls: set[str]) -> Part:
+    if not isinstance(part, ToolCall | ToolResult) or part.call_id not in foreign_calls:
+        return part
+    call_id = plain_name(part.call_id, MAX_CALL_ID_CHARS)
+    return part if call_id == part.call_id else part.model_copy(update={"call_id": call_id})
+
+
+def plain_name(name: str, max_chars: int) -> str:
+    """Return *name* where every API takes it, else one that they take: the same for the same, another for another.
+
+    >>> plain_name("call_1", 40)
+    'call_1'
+    >>> plain_name("functions.look:0", 40)
+    'functions_look_0_ec000204'
+    """
+    if not name or (len(name) <= max_chars and _PLAIN.fullmatch(name)):
+        return name
+    mark = sha256(name.encode()).hexdigest()[:_MARK_CHARS]
+    return f"{_STRANGE.sub('_', name)[: max_chars - _MARK_CHARS - 1]}_{mark}"
 
 
 def repair(history: Sequence[Message], *, answered: Iterable[str] = ()) -> tuple[Message, ...]:
@@ -71,7 +128,8 @@ class _Pairing:
             self.done.append(message)
 
     def _kept(self, message: Message) -> tuple[Part, ...]:
-        return tuple(part for part in message.parts if self._keeps(part))
+        belonging = _PARTS_OF[message.role]
+        return tuple(part for part in message.parts if isinstance(part, belonging) and self._keeps(part))
 
     def _keeps(self, part: Part) -> bool:
         match part:

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeAlias
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, Update, and_, bindparam, exists, func, literal, select, update
+from sqlalchemy import Connection, Row, Update, and_, bindparam, case, exists, func, literal, select, update
 from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 
 from turnkeeper.errors import ChatError
@@ -298,13 +298,15 @@ def retry(connection: Connection, turn: Claimed, ended: Ended, *, is_rung: bool)
         is_rung: Whether the caller gives the broker the countdown; if not, the rescue loop rings in time.
     """
     due = func.now() + (ended.delay or timedelta(0))
+    # Whoever cancelled it in this moment should not wait for the countdown: the next claim ends it.
+    was_asked = turns.c.cancel_requested_at.is_not(None)
     _leave(
         connection,
         turn,
         TurnState.RETRYING,
         spent=turn.spent + 1,
-        available_at=due,
-        rung_at=due if is_rung else None,
+        available_at=case((was_asked, func.now()), else_=due),
+        rung_at=case((was_asked, None), else_=due) if is_rung else None,
     )
     _end_attempt(connection, turn, ended)
     retrying_at: datetime = connection.execute(select(due)).scalar_one()

@@ -9,7 +9,6 @@ Every arrow that writes is one transaction; none is open while the provider spea
 """
 
 import asyncio
-import os
 import random
 import time
 from collections.abc import Mapping
@@ -41,7 +40,7 @@ from turnkeeper_worker.providers import (
     unknown_provider,
     unnamed_model,
 )
-from turnkeeper_worker.replay import repair, without_foreign_thoughts
+from turnkeeper_worker.replay import readable_by, repair
 from turnkeeper_worker.speaker import Speaker
 from turnkeeper_worker.store import Claimed, Early, Ended, LeaseLost, NotMine
 from turnkeeper_worker.telemetry import get_logger
@@ -67,6 +66,8 @@ class TurnRunner:
     live: Live
     providers: Mapping[str, Provider]
     configs: Mapping[str, ProviderConfig]
+    keys: Mapping[str, str]
+    """A fingerprint of each provider's API key."""
     policy: RetryPolicy
     broker_horizon: timedelta
     rng: random.Random
@@ -113,20 +114,28 @@ class TurnRunner:
     def _begin(self, connection: Connection, turn: Claimed) -> Attempt:
         """Plan, load and record the attempt that the turn is at."""
         config = self.configs.get(turn.provider)
-        credential = _credential(turn, config)
-        planned = self._plan(connection, turn, credential, stores=config is not None and config.store)
+        credential = self._credential(turn, config)
+        planned = self._plan(connection, turn, credential, stores=config is not None and config.keeps_responses)
         anchor = planned.anchor if isinstance(planned, Chained) else None
         said = store.load(connection, turn, after=anchor.through if anchor else 0)
         call = Call(
             request_id=f"{turn.id}/{turn.step}.{turn.attempt}",
             model=credential.model or "",
-            history=repair(without_foreign_thoughts(said, turn.provider)),
+            history=repair(readable_by(said, turn.provider)),
             previous_response_id=anchor.response_id if anchor else None,
             instructions=turn.instructions,
             options=turn.options,
         )
         store.begin(connection, turn, model=credential.model, chained=call.is_chained)
         return Attempt(replace(turn, model=credential.model), call, credential)
+
+    def _credential(self, turn: Claimed, config: ProviderConfig | None) -> Credential:
+        return Credential(
+            provider=turn.provider,
+            base_url=config.base_url if config else "",
+            key=self.keys.get(turn.provider, ""),
+            model=turn.model or (config.model if config else None),
+        )
 
     def _plan(self, connection: Connection, turn: Claimed, credential: Credential, *, stores: bool) -> Plan:
         if turn.anchor is None:
@@ -270,15 +279,6 @@ class TurnRunner:
 
 def _breaks(error: IntegrityError, constraint: str) -> bool:
     return isinstance(error.orig, PsycopgError) and error.orig.diag.constraint_name == constraint
-
-
-def _credential(turn: Claimed, config: ProviderConfig | None) -> Credential:
-    return Credential(
-        provider=turn.provider,
-        base_url=config.base_url if config else "",
-        key=config.credential(os.environ) if config else "none",
-        model=turn.model or (config.model if config else None),
-    )
 
 
 def _ended(classified: Classified, failed: Failed, speaker: Speaker) -> Ended:

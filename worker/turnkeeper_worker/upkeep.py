@@ -26,17 +26,28 @@ class Held:
     is_cancelled: bool
 
 
-def register(connection: Connection, worker_id: UUID, *, host: str, pid: int, concurrency: int) -> None:
-    """Enter a worker process."""
-    connection.execute(insert(workers).values(id=worker_id, host=host, pid=pid, concurrency=concurrency))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """A worker process, as its row describes it."""
+
+    id: UUID
+    host: str
+    pid: int
+    concurrency: int
 
 
-def beat(connection: Connection, worker_id: UUID) -> list[Held]:
-    """Renew the heartbeat, and return every turn that this worker holds."""
-    connection.execute(update(workers).where(workers.c.id == worker_id).values(heartbeat_at=func.now()))
+def beat(connection: Connection, me: Identity) -> list[Held]:
+    """Renew the heartbeat, and return every turn that this worker holds.
+
+    The first beat enters the worker, and so does the next one after somebody removed it.
+    """
+    row = {"id": me.id, "host": me.host, "pid": me.pid, "concurrency": me.concurrency}
+    connection.execute(
+        insert(workers).values(row).on_conflict_do_update(index_elements=["id"], set_={"heartbeat_at": func.now()})
+    )
     held = connection.execute(
         select(turns.c.id, turns.c.epoch, turns.c.cancel_requested_at).where(
-            turns.c.worker_id == worker_id, turns.c.state == TurnState.RUNNING
+            turns.c.worker_id == me.id, turns.c.state == TurnState.RUNNING
         )
     )
     return [

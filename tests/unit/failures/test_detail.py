@@ -1,11 +1,12 @@
 """The provider's own sentence, fit to show."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import pytest
 
 from turnkeeper.errors import ErrorKind
-from turnkeeper_worker.failures import Classified, Signal
+from turnkeeper_worker.failures import Classified, Failure, Signal, classify
 
 Ask = Callable[..., Classified]
 
@@ -124,3 +125,23 @@ def test_a_code_with_a_secret_is_masked(ask: Ask) -> None:
     assert "secret123" not in str(
         ask(400, {"error": {"code": "sk-secret123", "message": "x"}, "request_id": "sk-secret123"})
     )
+
+
+@pytest.mark.parametrize(
+    "request_id",
+    [
+        pytest.param("req_0123456789abcdef0123456789abcdef", id="OpenAI's, as long as a key"),
+        pytest.param("req_011CSHoEeqs5C35K2UUqR7Fy", id="Anthropic's"),
+        pytest.param("7f3a9c1e-1b2c-4d5e-8f90-123456789abc", id="a UUID"),
+    ],
+)
+def test_a_request_id_stays_whole_to_be_quoted_to_support(request_id: str) -> None:
+    failure = Failure(status=500, headers={"x-request-id": request_id})
+
+    assert classify(failure, now=datetime.now(UTC)).request_id == request_id
+
+
+def test_a_key_in_the_place_of_a_request_id_is_masked() -> None:
+    failure = Failure(status=500, headers={"x-request-id": "sk-abcdefghijklmnopqrstuvwxyz012345"})
+
+    assert classify(failure, now=datetime.now(UTC)).request_id == "***"

@@ -27,7 +27,7 @@ Ask = Callable[..., Classified]
         (Signal.EMPTY_OUTPUT, ErrorKind.GENERIC, True),
         (Signal.HTTP2_STREAM_RESET, ErrorKind.TIMEOUT, True),
         (Signal.HTTP2_GOAWAY, ErrorKind.TIMEOUT, True),
-        (Signal.SSE_ERROR_EVENT, ErrorKind.GENERIC, False),
+        (Signal.SSE_ERROR_EVENT, ErrorKind.GENERIC, True),
     ],
 )
 @pytest.mark.parametrize("text", ["", "context canceled"])

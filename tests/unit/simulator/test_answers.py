@@ -2,7 +2,8 @@
 
 import pytest
 
-from turnkeeper_ops.simulator.answers import default_answer, split
+from turnkeeper_ops.simulator.answers import compose, default_answer, split
+from turnkeeper_ops.simulator.scripts import AnswerStep, FunctionCall, IncompleteStep
 from turnkeeper_ops.simulator.wire import Prompt
 
 
@@ -38,3 +39,33 @@ def test_the_default_answer_tells_what_tools_returned_and_quotes_no_more_than_a_
 @pytest.mark.parametrize(("text", "pieces"), [("", ()), ("ab", ("ab",)), ("abcde", ("ab", "cd", "e"))])
 def test_text_is_split_into_chunks(text: str, pieces: tuple[str, ...]) -> None:
     assert split(text, 2) == pieces
+
+
+NOBODY = Prompt(user_texts=(), tool_outputs=(), input_tokens=0, cached_tokens=0, chained=False)
+CALLS = (FunctionCall(name="f", arguments="abcd"), FunctionCall(name="g", arguments="efgh"))
+
+
+def test_arguments_are_split_as_text_is() -> None:
+    reply = compose(AnswerStep(calls=CALLS, chunk_chars=3), NOBODY)
+
+    assert [call.pieces for call in reply.calls] == [("abc", "d"), ("efg", "h")]
+    assert [call.arguments for call in reply.calls] == ["abcd", "efgh"]
+
+
+@pytest.mark.parametrize(
+    ("at", "chunks", "calls"),
+    [
+        pytest.param(0, (), [], id="nothing"),
+        pytest.param(1, ("Hi",), [], id="some text"),
+        pytest.param(3, ("Hi", "!"), [("ab", False)], id="half a call"),
+        pytest.param(5, ("Hi", "!"), [("abcd", True), ("ef", False)], id="a call and a half"),
+        pytest.param(9, ("Hi", "!"), [("abcd", True), ("efgh", True)], id="more than there is"),
+    ],
+)
+def test_an_answer_that_stops_early_keeps_its_first_chunks(
+    at: int, chunks: tuple[str, ...], calls: list[tuple[str, bool]]
+) -> None:
+    reply = compose(IncompleteStep(text="Hi!", calls=CALLS, chunk_chars=2, at=at), NOBODY)
+
+    assert (reply.chunks, reply.stopped) == (chunks, "max_output_tokens")
+    assert [(call.arguments, call.whole) for call in reply.calls] == calls

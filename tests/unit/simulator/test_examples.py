@@ -8,16 +8,37 @@ import pytest
 from turnkeeper_ops.simulator import (
     actions,
     answers,
+    anthropic_errors,
+    anthropic_events,
+    anthropic_turns,
+    chat_chunks,
+    chat_messages,
+    encoding,
+    generations,
     openai_errors,
+    openai_parameters,
     responses_items,
-    responses_parameters,
     turns,
 )
 
 
 @pytest.mark.parametrize(
     "module",
-    [actions, answers, openai_errors, responses_items, responses_parameters, turns],
+    [
+        actions,
+        answers,
+        anthropic_errors,
+        anthropic_events,
+        anthropic_turns,
+        chat_chunks,
+        chat_messages,
+        encoding,
+        generations,
+        openai_errors,
+        openai_parameters,
+        responses_items,
+        turns,
+    ],
     ids=lambda module: module.__name__.rpartition(".")[2],
 )
 def test_the_examples_hold(module: ModuleType) -> None:

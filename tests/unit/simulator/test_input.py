@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from turnkeeper_ops.simulator.openai_errors import ApiError, check_key
-from turnkeeper_ops.simulator.responses_parameters import MAX_STRING_CHARS, decode
+from turnkeeper_ops.simulator.openai_parameters import MAX_STRING_CHARS
+from turnkeeper_ops.simulator.responses_parameters import decode
 from turnkeeper_ops.simulator.responses_wire import read_prompt, read_request
 from turnkeeper_ops.simulator.vault import Item, StoredResponse, Vault
 
@@ -107,7 +108,7 @@ def test_proper_input_is_taken(items: list[dict[str, Any]]) -> None:
             id="a function without a name",
         ),
         pytest.param(
-            {"input": "x", "background": True}, "unsupported_parameter", "background", id="not simulated"
+            {"input": "x", "prompt": {"id": "pmpt_1"}}, "unsupported_parameter", "prompt", id="not simulated"
         ),
         pytest.param(
             {"input": "x" * (MAX_STRING_CHARS + 1)}, "string_above_max_length", "input", id="11 MB of text"

@@ -160,6 +160,9 @@ def test_the_header_holds_the_turn_and_the_attempt(header: str, sender: Sender) 
         pytest.param({"steps": [{"type": "status", "status": 200}]}, "greater than or equal to 300", id="200"),
         pytest.param({"steps": [{"type": "cut", "at": -1}]}, "greater than or equal to 0", id="negative"),
         pytest.param({"steps": [{"type": "stall", "seconds": "soon"}]}, "valid number", id="no number"),
+        pytest.param(
+            {"steps": [{"type": "end", "at": 2, "missing": "done"}]}, "only be missing at", id="half a middle"
+        ),
         pytest.param([], "valid dictionary", id="a list"),
     ],
 )

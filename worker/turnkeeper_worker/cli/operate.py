@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from turnkeeper_worker.config import SUPPORTED_APIS, ProviderConfig, Settings
+from turnkeeper_worker.config import ProviderConfig, Settings
 
 EXIT_WRONG = 1
 
@@ -115,8 +115,6 @@ def _provider_row(name: str, config: ProviderConfig) -> dict[str, str | bool | N
 
 
 def _provider_status(config: ProviderConfig) -> str:
-    if config.api not in SUPPORTED_APIS:
-        return f"this version does not speak {config.api} yet"
     if config.api_key_env is not None and config.api_key(os.environ) is None:
         return f"{config.api_key_env} is not set"
     return "ready"

@@ -5,6 +5,7 @@ One module per step: `unwrap` takes the wrappers off, `rules` asks its questions
 and `detail` keeps the provider's own sentence.
 """
 
+import re
 from datetime import datetime
 
 from turnkeeper.errors import ChatError, ErrorKind, terminal_copy
@@ -33,6 +34,12 @@ __all__ = [
 
 _MOVABLE = frozenset({ErrorKind.GENERIC, ErrorKind.TIMEOUT, ErrorKind.OVERLOADED, ErrorKind.RATE_LIMIT})
 """Kinds of which a provider may say itself whether to retry; the others need a person."""
+
+
+_REQUEST_ID = re.compile(
+    r"(?:req|chatcmpl|msg|gen|resp)[-_][A-Za-z0-9]{8,64}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+)
+"""The forms that vendors document; as long as a key, and no key."""
 
 
 def classify(failure: Failure, *, now: datetime) -> Classified:
@@ -89,6 +96,11 @@ def _request_id(evidence: Evidence) -> str | None:
         "cf-ray",
     ):
         if name in evidence.headers:
-            return clean(evidence.headers[name])[:200]
+            return _quotable(evidence.headers[name])
     in_fields = (layer.fields.get("request_id") for layer in evidence.layers)
-    return next((clean(found)[:200] for found in in_fields if isinstance(found, str)), None)
+    return next((_quotable(found) for found in in_fields if isinstance(found, str)), None)
+
+
+def _quotable(request_id: str) -> str:
+    """Keep an id that support staff can look up; what does not look like one is cleaned as any text is."""
+    return request_id if _REQUEST_ID.fullmatch(request_id) else clean(request_id)[:200]

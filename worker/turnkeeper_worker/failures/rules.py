@@ -48,6 +48,8 @@ LATE_SIGNALS: Final = {
     Signal.HTTP2_GOAWAY: (ErrorKind.TIMEOUT, True, None),
     Signal.PROVIDER_CANCELLED: (ErrorKind.TIMEOUT, True, None),
     Signal.EMPTY_OUTPUT: (ErrorKind.GENERIC, True, Situation.EMPTY),
+    # The request had been accepted: what goes wrong after that, and gives no reason, is rarely its fault.
+    Signal.SSE_ERROR_EVENT: (ErrorKind.GENERIC, True, None),
 }
 
 STATUSES: Final = {

@@ -1,16 +1,27 @@
 """The providers: one file per API, behind one small interface."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
+from typing import Any, assert_never
 
 import httpx
 
-from turnkeeper_worker.config import SUPPORTED_APIS, ProviderConfig
+from turnkeeper_worker.config import ProviderConfig
 from turnkeeper_worker.failures import Failure, Signal
-from turnkeeper_worker.providers import openai_responses
-from turnkeeper_worker.providers.http import Timeouts, call_headers, json_body, open_client, stream_events
+from turnkeeper_worker.providers import anthropic_messages, openai_chat, openai_responses
+from turnkeeper_worker.providers.http import (
+    Timeouts,
+    bearer,
+    call_headers,
+    endpoint,
+    json_body,
+    open_client,
+    stream_events,
+)
 from turnkeeper_worker.providers.interface import Answer, Call, Failed, Listener, Provider, Result
+from turnkeeper_worker.providers.stream import EventStream
 
 __all__ = [
     "Answer",
@@ -25,12 +36,23 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class OpenAIResponses:
-    """A provider that speaks the OpenAI Responses API."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Api:
+    """One wire format, set up for one provider."""
+
+    path: str
+    headers: Mapping[str, str]
+    request_body: Callable[[Call], dict[str, Any]]
+    open_stream: Callable[..., EventStream]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpProvider:
+    """A provider that is called over HTTP, whatever it speaks there."""
 
     name: str
-    store: bool
+    url: str
+    api: Api
     client: httpx.AsyncClient
     timeouts: Timeouts
 
@@ -38,13 +60,11 @@ class OpenAIResponses:
         """Make one attempt; see `Provider.call`."""
         request = self.client.build_request(
             "POST",
-            openai_responses.PATH,
-            content=json_body(openai_responses.request_body(call, store=self.store)),
+            self.url,
+            content=json_body(self.api.request_body(call)),
             headers=call_headers(call.request_id),
         )
-        stream = openai_responses.ResponsesStream(
-            listener=listener, provider=self.name, store=self.store, is_chained=call.is_chained
-        )
+        stream = self.api.open_stream(listener=listener, provider=self.name, is_chained=call.is_chained)
         return await stream_events(self.client, request, stream, self.timeouts)
 
     async def close(self) -> None:
@@ -97,11 +117,40 @@ def _open(name: str, config: ProviderConfig, environment: Mapping[str, str]) -> 
         return Unusable(name, Signal.MISSING_KEY, f"{config.api_key_env} is not set in the worker's environment.")
     if key is not None and not (key.isascii() and key.isprintable()):
         return Unusable(name, Signal.MISSING_KEY, f"{config.api_key_env} holds characters that no API key has.")
-    if config.api not in SUPPORTED_APIS:
-        return Unusable(name, Signal.UNKNOWN_PROVIDER, f"This version does not speak {config.api} yet.")
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    timeouts = Timeouts(
-        startup=config.startup_timeout_seconds or None, silence=config.silence_timeout_seconds or None
+    api = _api(config, key)
+    return HttpProvider(
+        name=name,
+        url=endpoint(config.base_url, api.path),
+        api=api,
+        client=open_client(api.headers, http2=config.http2),
+        timeouts=Timeouts(
+            startup=config.startup_timeout_seconds or None, silence=config.silence_timeout_seconds or None
+        ),
     )
-    client = open_client(config.base_url, headers, http2=config.http2)
-    return OpenAIResponses(name, config.store, client, timeouts)
+
+
+def _api(config: ProviderConfig, key: str | None) -> Api:
+    match config.api:
+        case "openai-responses":
+            return Api(
+                path=openai_responses.PATH,
+                headers=bearer(key, config.base_url),
+                request_body=partial(openai_responses.request_body, store=config.store),
+                open_stream=partial(openai_responses.ResponsesStream, store=config.store),
+            )
+        case "openai-chat":
+            return Api(
+                path=openai_chat.PATH,
+                headers=bearer(key, config.base_url),
+                request_body=openai_chat.request_body,
+                open_stream=openai_chat.ChatStream,
+            )
+        case "anthropic-messages":
+            return Api(
+                path=anthropic_messages.PATH,
+                headers=anthropic_messages.headers(key),
+                request_body=partial(anthropic_messages.request_body, max_output_tokens=config.max_output_tokens),
+                open_stream=anthropic_messages.MessagesStream,
+            )
+        case other:
+            assert_never(other)

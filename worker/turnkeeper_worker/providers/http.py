@@ -3,41 +3,28 @@
 import asyncio
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
 from pydantic_core import from_json
 
-from turnkeeper_worker.failures import Failure, Phase, Signal, describe
+from turnkeeper_worker.failures import Phase, Signal, describe
 from turnkeeper_worker.providers.interface import Failed, Result
 from turnkeeper_worker.providers.sse import SseDecoder
+from turnkeeper_worker.providers.stream import EventStream
 
 MAX_ERROR_BODY_BYTES = 64 * 1024
 """What is read of an error's body; a classifier needs a sentence, not a page."""
 
 DONE = b"[DONE]"
-"""The frame by which some servers end any stream; it says nothing about success."""
+"""The frame by which some servers end any stream; it is not JSON."""
 
-
-class Stream(Protocol):
-    """Reads the events of one response of one API."""
-
-    has_begun: bool
-
-    def take(self, event: object) -> Result | None:
-        """Hear one event; return the result when it was the last one."""
-
-    def cut(self) -> Failed:
-        """Judge a stream that ended without a terminal event."""
-
-    def broken(self, what: str) -> Failed:
-        """Judge a stream whose bytes make no sense."""
-
-    def failure(self, body: object, signal: Signal | None, **facts: Any) -> Failure:
-        """State the facts that the stream knows."""
+LAST_WORDS_SECONDS = 5.0
+"""How long an answer that is whole waits for its usage and for the end of the stream."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +37,17 @@ class Timeouts:
     """Between two events; keep-alive pings count."""
 
 
-def open_client(base_url: str, headers: Mapping[str, str], *, http2: bool = False) -> httpx.AsyncClient:
+def endpoint(base_url: str, path: str) -> str:
+    """Return the URL of *path* below *base_url*, whose query, which httpx would tear apart, stays in its place.
+
+    >>> endpoint("https://a.example/openai/?api-version=1", "/chat/completions")
+    'https://a.example/openai/chat/completions?api-version=1'
+    """
+    parts = urlsplit(base_url)
+    return parts._replace(path=parts.path.rstrip("/") + path).geturl()
+
+
+def open_client(headers: Mapping[str, str], *, http2: bool = False) -> httpx.AsyncClient:
     """Build a client without limits of its own: the worker's concurrency is the limit.
 
     aiohttp's parser is written in C; measured, it takes a quarter of the CPU time of httpx's own transport.
@@ -64,7 +61,6 @@ def open_client(base_url: str, headers: Mapping[str, str], *, http2: bool = Fals
     )
     # The watchdogs are ours; the transport's would fire first and tell less.
     return httpx.AsyncClient(
-        base_url=base_url,
         headers=headers,
         transport=transport,
         timeout=None,  # noqa: S113 - see the comment above
@@ -78,7 +74,7 @@ def _open_session() -> aiohttp.ClientSession:
 
 
 async def stream_events(
-    client: httpx.AsyncClient, request: httpx.Request, stream: Stream, timeouts: Timeouts
+    client: httpx.AsyncClient, request: httpx.Request, stream: EventStream, timeouts: Timeouts
 ) -> Result:
     """Send *request* and let *stream* hear the events, until one of them or a failure ends it."""
     try:
@@ -92,28 +88,30 @@ async def stream_events(
             finally:
                 await response.aclose()
     except TimeoutError:
-        return _silent(stream)
+        return stream.lost(None, Signal.STREAM_SILENCE_TIMEOUT if stream.has_begun else Signal.STARTUP_TIMEOUT)
     except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
-        return Failed(failure=_transport_failure(stream, error))
+        phase = Phase.MID_STREAM if stream.has_begun else Phase.BEFORE_RESPONSE
+        return stream.lost(None, None, phase=phase, exceptions=describe(error))
 
 
 async def _listen(
-    response: httpx.Response, stream: Stream, watchdog: asyncio.Timeout, silence: float | None
+    response: httpx.Response, stream: EventStream, watchdog: asyncio.Timeout, silence: float | None
 ) -> Result:
     loop = asyncio.get_running_loop()
     decoder = SseDecoder()
     async for data in response.aiter_raw():
-        watchdog.reschedule(loop.time() + silence if silence else None)
         if (result := _hear(data, stream, decoder)) is not None:
             return result
+        patience = LAST_WORDS_SECONDS if stream.is_complete else silence
+        watchdog.reschedule(loop.time() + patience if patience else None)
     return stream.cut()
 
 
-def _hear(data: bytes, stream: Stream, decoder: SseDecoder) -> Result | None:
+def _hear(data: bytes, stream: EventStream, decoder: SseDecoder) -> Result | None:
     try:
         for payload in decoder.feed(data):
             if payload == DONE:
-                return stream.cut()
+                return stream.done()
             if (result := stream.take(from_json(payload, allow_inf_nan=False))) is not None:
                 return result
     except ValueError as error:
@@ -121,21 +119,19 @@ def _hear(data: bytes, stream: Stream, decoder: SseDecoder) -> Result | None:
     return None
 
 
-async def _refusal(response: httpx.Response, stream: Stream) -> Failed | None:
+async def _refusal(response: httpx.Response, stream: EventStream) -> Failed | None:
     """Return the failure that the response's head tells, or None where a stream follows."""
     content_type = response.headers.get("content-type", "")
     if response.status_code == httpx.codes.OK and not content_type.startswith(("text/html", "application/json")):
         return None
     body = await _read_some(response)
     signal = Signal.STREAM_TRUNCATED if response.status_code == httpx.codes.OK else None
-    return Failed(
-        failure=stream.failure(
-            body,
-            signal,
-            phase=Phase.RESPONSE,
-            status=response.status_code,
-            headers=dict(response.headers),
-        )
+    return stream.failed(
+        body,
+        signal,
+        phase=Phase.RESPONSE,
+        status=response.status_code,
+        headers=dict(response.headers),
     )
 
 
@@ -148,20 +144,22 @@ async def _read_some(response: httpx.Response) -> bytes:
     return bytes(body[:MAX_ERROR_BODY_BYTES])
 
 
-def _silent(stream: Stream) -> Failed:
-    if stream.has_begun:
-        return Failed(failure=stream.failure(None, Signal.STREAM_SILENCE_TIMEOUT))
-    return Failed(failure=stream.failure(None, Signal.STARTUP_TIMEOUT, phase=Phase.BEFORE_FIRST_EVENT))
-
-
-def _transport_failure(stream: Stream, error: BaseException) -> Failure:
-    phase = Phase.MID_STREAM if stream.has_begun else Phase.BEFORE_RESPONSE
-    return replace(stream.failure(None, None, phase=phase), exceptions=describe(error))
-
-
 def json_body(body: Mapping[str, Any]) -> bytes:
     """Encode a request's body once, compactly."""
     return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def bearer(key: str | None, base_url: str) -> dict[str, str]:
+    """Return the headers by which OpenAI, and who imitates it, know their callers.
+
+    >>> bearer("sk", "https://a.example/v1")
+    {'Authorization': 'Bearer sk'}
+    """
+    if not key:
+        return {}
+    # Azure's dated endpoints know a key by a name of their own; its newer ones do not.
+    dated = {"api-key": key} if "api-version=" in urlsplit(base_url).query else {}
+    return {"Authorization": f"Bearer {key}"} | dated
 
 
 def call_headers(request_id: str) -> dict[str, str]:

@@ -38,7 +38,8 @@ class Answer:
     model: str | None
     usage: dict[str, int] | None
     finish: str
-    """Why the model stopped, such as `stop` or `max_output_tokens`."""
+    """Why the model stopped: `stop`, `tool_calls`, `max_output_tokens`, `content_filter`, `refusal`, `pause_turn`,
+    or a word of the provider's own. Only with `tool_calls` are there calls, and all of them are whole."""
     can_anchor: bool
     """Whether the next turn may continue from `response_id`."""
 

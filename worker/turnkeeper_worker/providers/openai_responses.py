@@ -1,13 +1,12 @@
 """The OpenAI Responses API: streaming, stored, chained by `previous_response_id`.
 
-https://platform.openai.com/docs/api-reference/responses-streaming. Closed by default: only a terminal event whose
-response says `completed` or `incomplete` is an answer; everything else, the end of the stream included, is a
-failure. The status inside the response counts, not the event's name: compatible servers get the name wrong.
+https://platform.openai.com/docs/api-reference/responses-streaming. Only a terminal event whose response says
+`completed` or `incomplete` makes an answer. The status inside the response counts, not the event's name:
+compatible servers get the name wrong.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from math import isfinite
 from typing import Any
 
 from turnkeeper.events import PartKind
@@ -17,13 +16,25 @@ from turnkeeper.messages import (
     Part,
     Reasoning,
     Refusal,
+    Source,
     Text,
     ToolCall,
     ToolResult,
     WebSearch,
 )
-from turnkeeper_worker.failures import Failure, Phase, Signal
-from turnkeeper_worker.providers.interface import Answer, Call, Failed, Listener, Result
+from turnkeeper_worker.failures import Signal
+from turnkeeper_worker.providers.fields import (
+    Path,
+    counts,
+    mapping,
+    objects,
+    storable,
+    storable_object,
+    text_or_none,
+)
+from turnkeeper_worker.providers.history import tool_name
+from turnkeeper_worker.providers.interface import Call, Result
+from turnkeeper_worker.providers.stream import EventStream
 
 PATH = "/responses"
 
@@ -40,6 +51,14 @@ _PIECES: Mapping[str, PartKind] = {
     "response.function_call_arguments.delta": "tool_call",
 }
 _TERMINAL = frozenset({"response.completed", "response.incomplete", "response.failed"})
+_USAGE: Mapping[str, Path] = {
+    "input_tokens": ("input_tokens",),
+    "cached_tokens": ("input_tokens_details", "cached_tokens"),
+    "cache_write_tokens": ("input_tokens_details", "cache_write_tokens"),
+    "output_tokens": ("output_tokens",),
+    "reasoning_tokens": ("output_tokens_details", "reasoning_tokens"),
+    "total_tokens": ("total_tokens",),
+}
 
 
 def request_body(call: Call, *, store: bool) -> dict[str, Any]:
@@ -104,7 +123,7 @@ def _assistant_items(message: Message) -> Iterator[dict[str, Any]]:
 
 
 def _reasoning_item(part: Reasoning) -> dict[str, Any] | None:
-    if part.encrypted is None:
+    if not part.encrypted:
         return None
     summary = [{"type": "summary_text", "text": part.text}] if part.text else []
     return {"type": "reasoning", "encrypted_content": part.encrypted, "summary": summary}
@@ -117,116 +136,69 @@ def _plain_item(part: Part) -> dict[str, Any] | None:
         case Refusal(text=text):
             content = {"type": "refusal", "refusal": text}
         case ToolCall(call_id=call_id, name=name, arguments=arguments):
-            return {"type": "function_call", "call_id": call_id, "name": name, "arguments": arguments}
+            return {
+                "type": "function_call",
+                "call_id": call_id,
+                "name": tool_name(name),
+                "arguments": arguments,
+            }
         case _:
             return None
     return {"type": "message", "role": "assistant", "content": [content]}
 
 
-@dataclass(slots=True)
-class ResponsesStream:
+@dataclass(slots=True, kw_only=True)
+class ResponsesStream(EventStream):
     """Reads the events of one response until its end."""
 
-    listener: Listener
-    provider: str
     store: bool
-    is_chained: bool
-    response_id: str | None = None
-    is_visible: bool = False
-    has_begun: bool = False
     _items: list[dict[str, Any]] = field(default_factory=list)
+    _response: Mapping[str, Any] = field(default_factory=dict)
 
-    def take(self, event: object) -> Result | None:
-        """Hear one event; return the result when it was the last one."""
-        if not isinstance(event, dict):
-            return self.broken("an event is no JSON object")
-        self.has_begun = True
-        name = _text_or_none(event.get("type"))
-        if kind := _PIECES.get(name or ""):
-            self._hear(kind, event.get("delta"))
+    def _take(self, event: dict[str, Any]) -> Result | None:
+        name = event.get("type")
+        if not isinstance(name, str):
             return None
-        if name == "response.output_item.done" and isinstance(event.get("item"), dict):
+        if kind := _PIECES.get(name):
+            delta = event.get("delta")
+            self._said(kind, delta if isinstance(delta, str) else "")
+        elif name == "response.output_item.done" and isinstance(event.get("item"), dict):
             self._items.append(event["item"])
-            return None
-        if name in _TERMINAL:
+        elif name in _TERMINAL:
             return self._end(event.get("response"))
-        if name == "error" or event.get("error"):
-            return self._failed(event, Signal.SSE_ERROR_EVENT)
-        if name == "response.created":
-            self._start(event.get("response"))
+        elif name == "response.created":
+            self._started(mapping(event.get("response")).get("id"))
         return None
-
-    def cut(self) -> Failed:
-        """Judge a stream that ended without a terminal event."""
-        return self._failed(None, Signal.STREAM_TRUNCATED)
-
-    def broken(self, what: str) -> Failed:
-        """Judge a stream whose bytes make no sense: it was damaged on the way, as one that was cut."""
-        return self._failed({"message": f"The stream is malformed: {what}."}, Signal.STREAM_TRUNCATED)
-
-    def failure(self, body: object, signal: Signal | None, **facts: Any) -> Failure:
-        """State the facts that the stream knows."""
-        phase = Phase.MID_STREAM if self.has_begun else Phase.BEFORE_FIRST_EVENT
-        return Failure(
-            provider=self.provider,
-            **({"phase": phase} | facts),
-            signal=signal,
-            body=body,
-            chained=self.is_chained,
-            visible=self.is_visible,
-        )
-
-    def _failed(self, body: object, signal: Signal | None, usage: dict[str, int] | None = None) -> Failed:
-        return Failed(failure=self.failure(body, signal), response_id=self.response_id, usage=usage)
-
-    def _start(self, response: object) -> None:
-        if isinstance(response, dict) and (response_id := _text_or_none(response.get("id"))):
-            self.response_id = response_id
-            self.listener.started(response_id)
-
-    def _hear(self, kind: PartKind, delta: object) -> None:
-        if isinstance(delta, str) and delta:
-            self.is_visible = self.is_visible or kind in {"text", "refusal"}
-            self.listener.said(kind, storable(delta))
 
     def _end(self, response: object) -> Result:
         if not isinstance(response, dict):
             return self.broken("the last event holds no response")
-        self.response_id = _text_or_none(response.get("id")) or self.response_id
-        usage = read_usage(response.get("usage"))
+        self._response = response
+        self.response_id = text_or_none(response.get("id")) or self.response_id
+        self.model = text_or_none(response.get("model"))
+        self.usage = read_usage(response.get("usage"))
         match response.get("status"):
-            case "completed":
-                return self._answer(response, usage, "stop")
-            case "incomplete":
-                reason = _text_or_none(_mapping(response.get("incomplete_details")).get("reason"))
-                return self._answer(response, usage, reason or "incomplete")
+            case "completed" | "incomplete":
+                return self._conclude()
             case "cancelled":
-                return self._failed(response.get("error"), Signal.PROVIDER_CANCELLED, usage)
+                return self.failed(response.get("error"), Signal.PROVIDER_CANCELLED)
             case "failed":
-                return self._failed({"error": response.get("error")}, Signal.SSE_ERROR_EVENT, usage)
+                return self.failed({"error": response.get("error")}, Signal.SSE_ERROR_EVENT)
             case _:
-                return self._failed(response.get("error"), Signal.STREAM_TRUNCATED, usage)
+                return self.failed(response.get("error"), Signal.STREAM_TRUNCATED)
 
-    def _answer(self, response: dict[str, Any], usage: dict[str, int] | None, finish: str) -> Result:
-        items = response.get("output")
-        parts = read_items(items if isinstance(items, list) and items else self._items)
-        has_words = any(_says_something(part) for part in parts)
-        if not has_words and finish == "content_filter":
-            return self._failed(None, Signal.CONTENT_FILTER, usage)
-        if not has_words:
-            why = response.get("incomplete_details")
-            # Why it stopped decides whether another attempt, which costs as much, can do better.
-            return self._failed({"incomplete_details": why} if why else None, Signal.EMPTY_OUTPUT, usage)
-        calls_tools = any(isinstance(part, ToolCall) for part in parts)
-        return Answer(
-            messages=(Message(role="assistant", parts=parts),),
-            response_id=self.response_id,
-            model=_text_or_none(response.get("model")),
-            usage=usage,
-            finish="tool_calls" if calls_tools and finish == "stop" else finish,
-            # An incomplete response, or one whose tool calls are still open, leads a chain astray.
-            can_anchor=self.store and finish == "stop" and not calls_tools and self.response_id is not None,
+    def _conclude(self) -> Result:
+        output = self._response.get("output")
+        parts = read_items(output if isinstance(output, list) and output else self._items)
+        why = self._response.get("incomplete_details")
+        return self._answer(
+            parts, self._finish(why), why={"incomplete_details": why} if why else None, stored=self.store
         )
+
+    def _finish(self, why: object) -> str:
+        if self._response.get("status") == "completed":
+            return "stop"
+        return text_or_none(mapping(why).get("reason")) or "incomplete"
 
 
 def read_items(items: Iterable[object]) -> tuple[Part, ...]:
@@ -239,12 +211,10 @@ def _read_item(item: dict[str, Any]) -> Iterator[Part]:
         case "message":
             yield from _read_content(item.get("content"))
         case "reasoning":
-            summary = item.get("summary")
-            ones = summary if isinstance(summary, list) else ()
-            texts = [one.get("text", "") for one in ones if isinstance(one, dict)]
+            texts = [one.get("text", "") for one in objects(item.get("summary"))]
             yield Reasoning(
-                id=_text_or_none(item.get("id")),
-                encrypted=_text_or_none(item.get("encrypted_content")),
+                id=text_or_none(item.get("id")),
+                encrypted=text_or_none(item.get("encrypted_content")),
                 text=storable("\n\n".join(map(str, texts))),
             )
         case "function_call":
@@ -256,11 +226,19 @@ def _read_item(item: dict[str, Any]) -> Iterator[Part]:
         case "web_search_call":
             action = item.get("action")
             yield WebSearch(
-                id=_text_or_none(item.get("id")),
-                action=_storable_object(action) if isinstance(action, dict) else None,
+                id=text_or_none(item.get("id")),
+                action=storable_object(action) if isinstance(action, dict) else None,
+                sources=_read_sources(mapping(action).get("sources")),
             )
         case _:
             return
+
+
+def _read_sources(sources: object) -> tuple[Source, ...] | None:
+    """Read what `include: ["web_search_call.action.sources"]` brings."""
+    if not isinstance(sources, list):
+        return None
+    return tuple(Source(url=storable(one["url"])) for one in objects(sources) if isinstance(one.get("url"), str))
 
 
 def _read_content(content: object) -> Iterator[Part]:
@@ -274,62 +252,6 @@ def _read_content(content: object) -> Iterator[Part]:
                 continue
 
 
-def _says_something(part: Part) -> bool:
-    match part:
-        case Text(text=text) | Refusal(text=text):
-            return bool(text)
-        case _:
-            return isinstance(part, ToolCall)
-
-
-def _text_or_none(value: object) -> str | None:
-    return storable(value) if isinstance(value, str) else None
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _storable_object(value: dict[str, Any]) -> dict[str, Any]:
-    return {storable(name): _storable(item) for name, item in value.items()}
-
-
-def _storable(value: object) -> object:
-    match value:
-        case str():
-            return storable(value)
-        case dict():
-            return _storable_object(value)
-        case list():
-            return [_storable(item) for item in value]
-        case float() if not isfinite(value):
-            return None
-        case _:
-            return value
-
-
-def storable(text: str) -> str:
-    """Replace what PostgreSQL cannot store: NUL, and halves of surrogate pairs.
-
-    >>> storable("a" + chr(0) + "b")
-    'a\ufffdb'
-    """
-    if "\0" in text:
-        text = text.replace("\0", "\ufffd")
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
-
-
 def read_usage(usage: object) -> dict[str, int] | None:
-    """Flatten the tokens of a response; what is absent stays absent, because absent is not zero."""
-    if not isinstance(usage, dict):
-        return None
-    inputs = _mapping(usage.get("input_tokens_details"))
-    outputs = _mapping(usage.get("output_tokens_details"))
-    found = {
-        "input_tokens": usage.get("input_tokens"),
-        "cached_tokens": inputs.get("cached_tokens"),
-        "output_tokens": usage.get("output_tokens"),
-        "reasoning_tokens": outputs.get("reasoning_tokens"),
-        "total_tokens": usage.get("total_tokens"),
-    }
-    return {name: count for name, count in found.items() if isinstance(count, int)} or None
+    """Bring the tokens of a response into our words."""
+    return counts(usage, _USAGE)

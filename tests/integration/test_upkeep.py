@@ -1,0 +1,265 @@
+"""What nobody looks after: turns of dead workers, rings that were lost, and who takes them up."""
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import func, select
+
+from turnkeeper import turns
+from turnkeeper.requests import TurnRequest
+from turnkeeper.states import TurnState
+from turnkeeper.tables import rejections, workers
+from turnkeeper_worker import upkeep
+from turnkeeper_worker.store import NotMine, claim
+from turnkeeper_worker.upkeep import Due, Held
+
+if TYPE_CHECKING:
+    from tests.integration.conftest import Stage
+
+TTL = timedelta(seconds=15)
+A_MINUTE = timedelta(minutes=1)
+
+
+def orphan(stage: "Stage", *, chat_id: UUID | None = None, silent_for: float = 16) -> UUID:
+    """Return a running turn whose worker has been silent for a while."""
+    worker = stage.worker()
+    turn_id = stage.enqueue(chat_id=chat_id).id
+    stage.claim(turn_id, worker)
+    stage.silence(worker, silent_for)
+    return turn_id
+
+
+class TestBeat:
+    def test_a_beat_renews_and_tells_what_is_held(self, stage: "Stage") -> None:
+        worker = stage.worker()
+        one, two = (stage.claim(stage.enqueue().id, worker) for _ in range(2))
+        stage.do(turns.cancel, two.id)
+        stage.claim(stage.enqueue().id)
+        stage.silence(worker)
+
+        held = stage.beat(worker)
+
+        assert sorted(held, key=lambda one: one.is_cancelled) == [
+            Held(turn_id=one.id, epoch=1, is_cancelled=False),
+            Held(turn_id=two.id, epoch=1, is_cancelled=True),
+        ]
+        assert stage.do(upkeep.rescue, TTL) == []
+
+    def test_what_is_not_running_is_not_held(self, stage: "Stage") -> None:
+        worker = stage.worker()
+        stage.complete(stage.claim(stage.enqueue().id, worker))
+        stage.retry(stage.claim(stage.enqueue().id, worker))
+
+        assert stage.beat(worker) == []
+
+    def test_a_worker_whose_row_was_removed_enters_again_with_its_next_beat(self, stage: "Stage") -> None:
+        worker = stage.worker()
+        stage.claim(stage.enqueue().id, worker)
+        stage.do(upkeep.sign_off, worker)
+
+        stage.beat(worker)
+
+        assert stage.do(upkeep.rescue, TTL) == []
+
+    def test_a_worker_that_signs_off_is_gone(self, stage: "Stage") -> None:
+        stage.do(upkeep.sign_off, stage.worker())
+
+        assert stage.count(workers) == 0
+
+
+class TestRescue:
+    def test_a_turn_of_a_silent_worker_is_queued_again(self, stage: "Stage") -> None:
+        turn_id = orphan(stage)
+
+        (rescued,) = stage.do(upkeep.rescue, TTL)
+
+        turn, (attempt,) = stage.row(turn_id), stage.attempts(turn_id)
+        assert (rescued.id, rescued.epoch, rescued.attempt) == (turn_id, 2, 1)
+        assert (rescued.is_cancelled, rescued.woken) == (False, None)
+        assert (turn["state"], turn["epoch"], turn["spent"]) == ("queued", 2, 0)
+        assert turn["available_at"] == turn["rung_at"] is not None
+        assert attempt["outcome"] == "lost"
+        assert stage.claim(turn_id).epoch == 3
+
+    @pytest.mark.parametrize(
+        ("silent_for", "is_rescued"),
+        [
+            pytest.param(0, False, id="a worker that just beat"),
+            pytest.param(13, False, id="a worker within its TTL"),
+            pytest.param(15.1, True, id="a worker beyond it"),
+        ],
+    )
+    def test_only_silence_makes_an_orphan(self, stage: "Stage", silent_for: float, is_rescued: bool) -> None:
+        orphan(stage, silent_for=silent_for)
+
+        assert bool(stage.do(upkeep.rescue, TTL)) is is_rescued
+
+    def test_a_worker_that_signed_off_leaves_orphans_at_once(self, stage: "Stage") -> None:
+        worker = stage.worker()
+        running = stage.claim(stage.enqueue().id, worker)
+
+        stage.do(upkeep.sign_off, worker)
+
+        assert [one.id for one in stage.do(upkeep.rescue, TTL)] == [running.id]
+
+    def test_a_turn_that_was_cancelled_is_never_rescued(self, stage: "Stage") -> None:
+        turn_id = orphan(stage)
+        stage.do(turns.cancel, turn_id)
+        behind = stage.enqueue(chat_id=stage.row(turn_id)["chat_id"])
+
+        (ended,) = stage.do(upkeep.rescue, TTL)
+
+        assert (ended.is_cancelled, ended.woken) == (True, behind.id)
+        assert stage.state(turn_id) == "cancelled"
+        assert stage.do(claim, turn_id, stage.worker()) == NotMine()
+
+    def test_a_rescue_keeps_the_order_of_the_chat(self, stage: "Stage") -> None:
+        turn_id = orphan(stage)
+        behind = stage.enqueue(chat_id=stage.row(turn_id)["chat_id"])
+
+        stage.do(upkeep.rescue, TTL)
+
+        assert stage.do(claim, behind.id, stage.worker()) == NotMine()
+
+    @pytest.mark.parametrize("state", sorted({*TurnState} - {TurnState.RUNNING}))
+    def test_what_does_not_run_is_left_alone(self, stage: "Stage", state: TurnState) -> None:
+        turn_id = stage.turn(state)
+        if worker := stage.row(turn_id)["worker_id"]:
+            stage.silence(worker)
+        before = stage.dump()
+
+        assert stage.do(upkeep.rescue, timedelta(0)) == []
+        assert stage.dump() == before
+
+    def test_rescuers_at_the_same_moment_share(self, stage: "Stage", threads: ThreadPoolExecutor) -> None:
+        orphans = {orphan(stage) for _ in range(12)}
+
+        found = list(threads.map(lambda _: stage.do(upkeep.rescue, TTL), range(6)))
+
+        rescued = [one.id for share in found for one in share]
+        assert set(rescued) == orphans
+        assert len(rescued) == len(orphans)
+        assert {stage.row(turn_id)["epoch"] for turn_id in orphans} == {2}
+
+    def test_a_chat_that_somebody_is_at_waits_for_the_next_round(self, stage: "Stage") -> None:
+        turn_id = orphan(stage)
+        with stage.engine.connect() as connection:
+            turns.lock_chat_of(connection, turn_id)
+
+            assert stage.do(upkeep.rescue, TTL) == []
+
+        assert [one.id for one in stage.do(upkeep.rescue, TTL)] == [turn_id]
+
+
+class TestGiveBack:
+    def test_a_turn_that_nobody_here_runs_is_queued_again(self, stage: "Stage") -> None:
+        running = stage.claim(stage.enqueue().id)
+
+        (given,) = stage.do(upkeep.give_back, running.id, running.epoch)
+
+        assert given.id == running.id
+        assert stage.state(running.id) == "queued"
+        assert stage.attempts(running.id)[0]["outcome"] == "lost"
+
+    def test_a_newer_claim_is_not_given_back(self, stage: "Stage") -> None:
+        running = stage.claim(stage.enqueue().id)
+
+        assert stage.do(upkeep.give_back, running.id, running.epoch - 1) == []
+
+        assert stage.state(running.id) == "running"
+
+    def test_a_turn_that_has_ended_is_not_given_back(self, stage: "Stage") -> None:
+        running = stage.claim(stage.enqueue().id)
+        stage.complete(running)
+
+        assert stage.do(upkeep.give_back, running.id, running.epoch) == []
+
+    def test_a_turn_that_was_cancelled_ends(self, stage: "Stage") -> None:
+        running = stage.claim(stage.enqueue().id)
+        stage.do(turns.cancel, running.id)
+
+        (ended,) = stage.do(upkeep.give_back, running.id, running.epoch)
+
+        assert ended.is_cancelled
+        assert stage.state(running.id) == "cancelled"
+
+
+class TestTakeDue:
+    def unheard(self, stage: "Stage") -> UUID:
+        return stage.do(turns.enqueue, TurnRequest(text="Hello", provider="openai"), is_rung=False).id
+
+    def test_a_due_turn_that_nobody_rang_for_is_taken_up_once(self, stage: "Stage") -> None:
+        turn_id = self.unheard(stage)
+
+        assert stage.do(upkeep.take_due, forgotten_after=A_MINUTE) == [Due(turn_id, 0)]
+        assert stage.do(upkeep.take_due, forgotten_after=A_MINUTE) == []
+
+    def test_what_was_rung_lately_is_skipped_and_what_was_rung_long_ago_is_not(self, stage: "Stage") -> None:
+        lately, long_ago = stage.enqueue().id, stage.enqueue().id
+        stage.set(long_ago, rung_at=func.now() - timedelta(seconds=61))
+
+        assert stage.do(upkeep.take_due, forgotten_after=A_MINUTE) == [Due(long_ago, 0)]
+        assert {one.id for one in stage.do(upkeep.take_due, forgotten_after=timedelta(0))} == {lately, long_ago}
+
+    def test_a_countdown_that_the_broker_knows_is_left_to_the_broker(self, stage: "Stage") -> None:
+        running = stage.claim(stage.enqueue().id)
+        stage.retry(running, seconds=1, is_rung=True)
+        stage.set(running.id, available_at=func.now() - timedelta(seconds=1))
+
+        assert stage.do(upkeep.take_due, forgotten_after=timedelta(seconds=3)) == []
+
+    def test_a_turn_that_is_due_later_waits(self, stage: "Stage") -> None:
+        stage.turn(TurnState.RETRYING)
+
+        assert stage.do(upkeep.take_due, forgotten_after=timedelta(0)) == []
+
+    def test_a_turn_whose_countdown_is_over_is_taken_up_with_its_attempts(self, stage: "Stage") -> None:
+        running = stage.claim(stage.enqueue().id)
+        stage.retry(running, seconds=0)
+
+        assert stage.do(upkeep.take_due, forgotten_after=A_MINUTE) == [Due(running.id, 1)]
+
+    @pytest.mark.parametrize("state", sorted({*TurnState} - {TurnState.QUEUED, TurnState.RETRYING}))
+    def test_what_does_not_wait_is_never_due(self, stage: "Stage", state: TurnState) -> None:
+        stage.turn(state)
+
+        assert stage.do(upkeep.take_due, forgotten_after=timedelta(0)) == []
+
+    def test_a_turn_behind_another_is_not_due(self, stage: "Stage") -> None:
+        running = stage.claim(stage.enqueue().id)
+        stage.enqueue(chat_id=running.chat_id)
+
+        assert stage.do(upkeep.take_due, forgotten_after=timedelta(0)) == []
+
+    def test_rescuers_at_the_same_moment_share(self, stage: "Stage", threads: ThreadPoolExecutor) -> None:
+        due = {self.unheard(stage) for _ in range(12)}
+        take = partial(stage.do, upkeep.take_due, forgotten_after=A_MINUTE, limit=5)
+
+        shares = list(threads.map(lambda _: take(), range(6)))
+        while more := take():
+            shares.append(more)
+
+        taken = [one.id for share in shares for one in share]
+        assert all(len(share) <= 5 for share in shares)
+        assert sorted(taken) == sorted(due)
+
+    def test_a_ring_that_failed_is_forgotten(self, stage: "Stage") -> None:
+        turn_id = stage.enqueue().id
+
+        stage.do(upkeep.forget_rings, [turn_id])
+
+        assert stage.do(upkeep.take_due, forgotten_after=A_MINUTE) == [Due(turn_id, 0)]
+
+
+def test_the_first_reason_of_a_rejection_stays(stage: "Stage") -> None:
+    turn_id = uuid4()
+
+    stage.do(upkeep.reject, turn_id, "one")
+    stage.do(upkeep.reject, turn_id, "two")
+
+    with stage.engine.connect() as connection:
+        assert list(connection.scalars(select(rejections.c.reason))) == ["one"]

@@ -1,0 +1,210 @@
+"""What may be a turn, and in which words the rest is refused."""
+
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from turnkeeper.exceptions import InvalidRequest
+from turnkeeper.messages import Image, Text, ToolResult
+from turnkeeper.requests import MAX_TEXT_BYTES, TurnRequest
+from turnkeeper.states import OnBusy
+
+CHAT = UUID(int=1)
+
+
+def refusal(**content: Any) -> str:
+    with pytest.raises(InvalidRequest) as caught:
+        TurnRequest.parse(content)
+    return str(caught.value)
+
+
+def nested(depth: int) -> object:
+    value: object = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+class TestInput:
+    def test_text_becomes_one_part(self) -> None:
+        request = TurnRequest.parse({"text": "Hello"})
+
+        assert request.input == (Text(text="Hello"),)
+
+    def test_parts_are_taken_as_they_are(self) -> None:
+        parts = (Image(url="https://example.org/a.png"), ToolResult(call_id="call_1", output=""))
+
+        request = TurnRequest.parse({"parts": [part.model_dump() for part in parts]})
+
+        assert request.input == parts
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            pytest.param({}, id="nothing"),
+            pytest.param({"text": None}, id="no text"),
+            pytest.param({"text": "a", "parts": [{"type": "text", "text": "b"}]}, id="two inputs"),
+        ],
+    )
+    def test_a_request_has_one_input(self, content: dict[str, Any]) -> None:
+        assert refusal(**content) == "give either text or parts"
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            pytest.param({"text": ""}, id="an empty text"),
+            pytest.param({"text": " \n\t\u2003"}, id="a text of blanks"),
+            pytest.param({"parts": [{"type": "text", "text": " "}]}, id="a blank part"),
+        ],
+    )
+    def test_a_request_says_something(self, content: dict[str, Any]) -> None:
+        assert refusal(**content) == "the text is empty; say something"
+
+    def test_a_picture_needs_no_words(self) -> None:
+        parts = [{"type": "text", "text": ""}, {"type": "image", "url": "https://example.org/a.png"}]
+
+        assert len(TurnRequest.parse({"parts": parts}).input) == 2
+
+
+class TestSize:
+    def test_ten_mebibytes_are_allowed(self) -> None:
+        assert TurnRequest.parse({"text": "a" * MAX_TEXT_BYTES}).text is not None
+
+    def test_one_byte_more_is_not(self) -> None:
+        assert refusal(text="a" * (MAX_TEXT_BYTES + 1)) == (
+            "the input has 10,485,761 bytes and 10,485,760 are allowed; shorten it, or send it in several turns"
+        )
+
+    def test_bytes_are_counted_and_not_characters(self) -> None:
+        assert "10,485,762 bytes" in refusal(text="é" * (MAX_TEXT_BYTES // 2 + 1))
+
+    def test_all_parts_count_together(self) -> None:
+        half = "a" * (MAX_TEXT_BYTES // 2)
+        parts = [
+            {"type": "text", "text": half},
+            {"type": "tool_result", "call_id": "call_1", "output": half},
+            {"type": "image", "url": "x"},
+        ]
+
+        assert "10,485,761 bytes" in refusal(parts=parts)
+
+
+class TestStorable:
+    @pytest.mark.parametrize(
+        "content",
+        [
+            pytest.param({"text": "a\0b"}, id="in the text"),
+            pytest.param({"parts": [{"type": "text", "text": "\0"}]}, id="in a part"),
+            pytest.param({"text": "a", "instructions": "\0"}, id="in the instructions"),
+            pytest.param({"text": "a", "owner": "\0"}, id="in the owner"),
+            pytest.param({"text": "a", "idempotency_key": "\0"}, id="in the key"),
+            pytest.param({"text": "a", "options": {"user": "\0"}}, id="in an option"),
+            pytest.param({"text": "a", "options": {"\0": 1}}, id="in an option's name"),
+            pytest.param({"text": "a", "options": {"stop": [{"a": ["\0"]}]}}, id="deep in an option"),
+        ],
+    )
+    def test_a_nul_is_refused(self, content: dict[str, Any]) -> None:
+        assert "NUL character" in refusal(**content)
+
+    @pytest.mark.parametrize(
+        "half", [pytest.param("\ud83d", id="the first half"), pytest.param("\udc00", id="the second half")]
+    )
+    def test_half_of_a_surrogate_pair_is_refused(self, half: str) -> None:
+        assert refusal(text=f"a{half}") == "the text holds half of a surrogate pair; send valid Unicode"
+        assert "surrogate" in refusal(text="a", options={"user": half})
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            pytest.param(float("nan"), id="not a number"),
+            pytest.param([float("inf")], id="infinity"),
+            pytest.param({1, 2}, id="a set"),
+            pytest.param(b"\xff", id="bytes"),
+            pytest.param(object(), id="any object"),
+            pytest.param({1: 2}, id="a number as a name"),
+            pytest.param(nested(300), id="depths that no encoder follows"),
+            pytest.param(nested(5000), id="depths that no stack follows"),
+        ],
+    )
+    def test_an_option_is_json(self, value: object) -> None:
+        assert refusal(text="a", options={"strange": value}).startswith("options.strange")
+
+
+class TestFields:
+    @pytest.mark.parametrize(
+        ("content", "words"),
+        [
+            pytest.param({"colour": 1}, "colour: Extra inputs are not permitted", id="an unknown field"),
+            pytest.param({"chat_id": "x"}, "chat_id: Input should be a valid UUID", id="no id"),
+            pytest.param({"on_busy": "shout"}, "on_busy: Input should be 'queue', 'inter", id="no such manner"),
+            pytest.param({"provider": ""}, "provider: String should have at least 1", id="an empty provider"),
+            pytest.param({"owner": "x" * 201}, "owner: String should have at most 200", id="a long owner"),
+            pytest.param({"idempotency_key": ""}, "idempotency_key: String should have", id="an empty key"),
+            pytest.param({"options": []}, "options: Input should be a valid dictionary", id="options in a list"),
+        ],
+    )
+    def test_a_refusal_names_the_field(self, content: dict[str, Any], words: str) -> None:
+        assert refusal(text="a", **content).startswith(words)
+
+    @pytest.mark.parametrize("content", [None, "Hello", 7, ["text"], b"\xff"])
+    def test_what_is_no_object_is_no_request(self, content: object) -> None:
+        with pytest.raises(InvalidRequest, match="valid dictionary"):
+            TurnRequest.parse(content)
+
+    def test_a_refusal_does_not_repeat_the_input(self) -> None:
+        assert "hunter2" not in refusal(text=["hunter2"], chat_id="hunter2", on_busy="hunter2")
+
+    @given(st.text(st.characters(exclude_categories=[]), min_size=1))
+    def test_whatever_a_field_is_called_the_refusal_is_one_line_that_can_be_stored(self, name: str) -> None:
+        said = refusal(text="a", **{f"no {name}": 1})
+
+        assert len(said.splitlines()) == 1
+        assert "\0" not in said
+        assert said.encode()
+
+    def test_a_refusal_is_short_however_much_is_wrong(self) -> None:
+        assert len(refusal(text="a", **{"x" * 100_000: 1})) <= 500
+
+    def test_it_queues_behind_a_busy_chat_unless_it_says_otherwise(self) -> None:
+        assert TurnRequest.parse({"text": "a"}).on_busy is OnBusy.QUEUE
+
+
+class TestDigest:
+    words = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1).filter(str.strip)
+
+    @given(text=words, options=st.dictionaries(words, words | st.integers() | st.none(), min_size=2))
+    def test_equal_requests_have_equal_digests_however_they_were_written(
+        self, text: str, options: dict[str, Any]
+    ) -> None:
+        reversed_options = dict(reversed(options.items()))
+
+        first = TurnRequest.parse({"chat_id": CHAT, "text": text, "options": options})
+        second = TurnRequest.parse({"options": reversed_options, "text": text, "chat_id": str(CHAT)})
+
+        assert first.digest() == second.digest()
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            pytest.param({"text": "b"}, id="the text"),
+            pytest.param({"chat_id": UUID(int=2)}, id="the chat"),
+            pytest.param({"provider": "anthropic"}, id="the provider"),
+            pytest.param({"model": "m"}, id="the model"),
+            pytest.param({"instructions": "Be kind."}, id="the instructions"),
+            pytest.param({"options": {"temperature": 0}}, id="the options"),
+            pytest.param({"owner": "ada"}, id="the owner"),
+        ],
+    )
+    def test_another_request_has_another_digest(self, change: dict[str, Any]) -> None:
+        usual = {"text": "a", "chat_id": CHAT}
+
+        assert TurnRequest.parse(usual).digest() != TurnRequest.parse(usual | change).digest()
+
+    def test_the_key_and_the_manner_are_no_part_of_what_is_asked(self) -> None:
+        plain = TurnRequest.parse({"text": "a"})
+        keyed = TurnRequest.parse({"text": "a", "idempotency_key": "k", "on_busy": "interrupt"})
+
+        assert plain.digest() == keyed.digest()
