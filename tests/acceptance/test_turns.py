@@ -294,6 +294,18 @@ def test_a_hint_beyond_the_limit_ends_the_turn_with_a_time_to_try_after(site: Si
     assert view.error.kind is ErrorKind.RATE_LIMIT
 
 
+def test_an_attempt_keeps_the_facts_that_decided_and_no_word_of_the_chat(site: Site) -> None:
+    view = site.run("A secret plan sim:quota")
+
+    (attempt,) = view.attempts
+    assert attempt.facts is not None
+    assert attempt.facts["code"] == "insufficient_quota"
+    assert attempt.facts["gave_up"] == "terminal"
+    assert attempt.facts["request_id"].startswith("req_")
+    assert attempt.facts["rule"]
+    assert "secret plan" not in str(attempt.facts)
+
+
 def test_the_same_message_sent_twice_under_a_key_is_one_turn(site: Site) -> None:
     key = f"key-{UUID(int=7)}"
 

@@ -217,8 +217,9 @@ class TurnRunner:
                 return await self._retry(attempt, replace(ended, delay=delay), delay, speaker)
             case Heal():
                 return await self._heal(attempt, replace(ended, outcome=AttemptOutcome.HEALED), speaker)
-            case GiveUp(error=error):
-                final = replace(ended, outcome=AttemptOutcome.FAILED, error=error)
+            case GiveUp(error=error, reason=reason):
+                facts = (ended.facts or {}) | {"gave_up": reason}
+                final = replace(ended, outcome=AttemptOutcome.FAILED, error=error, facts=facts)
                 settled = await self.database.surely(store.fail, attempt.turn, final)
                 speaker.say_failed(error)
                 return GaveUp(error, settled.woken)

@@ -5,8 +5,12 @@ from dataclasses import dataclass
 SIMULATOR = "simulator"
 SIMULATOR_MODEL = "sim-1"
 SIMULATOR_KEY = "sk-simulator"
+SIMULATOR_CHAT = "simulator_chat"
+"""The same simulator, spoken to in Chat Completions."""
+SIMULATOR_MESSAGES = "simulator_messages"
+"""The same simulator, spoken to in Anthropic Messages."""
 WRONG_KEY = "wrong_key"
-"""A second provider: the same simulator, called with a key that it rejects."""
+"""Another provider: the same simulator, called with a key that it rejects."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,15 +45,17 @@ def _simulator(url: str) -> dict[str, str]:
         "TURNKEEPER_SIMULATOR_KEY": SIMULATOR_KEY,
         "TURNKEEPER_SIMULATOR_WRONG_KEY": "sk-not-the-simulators-key",
         "TURNKEEPER_DEFAULT_PROVIDER": SIMULATOR,
-        **_provider(SIMULATOR, url, "TURNKEEPER_SIMULATOR_KEY"),
-        **_provider(WRONG_KEY, url, "TURNKEEPER_SIMULATOR_WRONG_KEY"),
+        **_provider(SIMULATOR, "openai-responses", url),
+        **_provider(SIMULATOR_CHAT, "openai-chat", url),
+        **_provider(SIMULATOR_MESSAGES, "anthropic-messages", url),
+        **_provider(WRONG_KEY, "openai-responses", url, "TURNKEEPER_SIMULATOR_WRONG_KEY"),
     }
 
 
-def _provider(name: str, url: str, api_key_env: str) -> dict[str, str]:
+def _provider(name: str, api: str, url: str, api_key_env: str = "TURNKEEPER_SIMULATOR_KEY") -> dict[str, str]:
     prefix = f"TURNKEEPER_PROVIDERS__{name.upper()}__"
     return {
-        f"{prefix}API": "openai-responses",
+        f"{prefix}API": api,
         f"{prefix}BASE_URL": f"{url}/v1",
         f"{prefix}API_KEY_ENV": api_key_env,
         f"{prefix}MODEL": SIMULATOR_MODEL,

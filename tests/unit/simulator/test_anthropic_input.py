@@ -1,8 +1,11 @@
 """The input of Anthropic Messages: what is taken, and in which words the rest is refused."""
 
+import json
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from turnkeeper_ops.simulator.anthropic_errors import MessagesError, check_headers
 from turnkeeper_ops.simulator.anthropic_input import Parameters, decode, read_parameters
@@ -178,3 +181,41 @@ def test_the_model_reads_the_users_texts_and_the_results_since() -> None:
     assert (prompt.user_texts, prompt.tool_outputs) == (("Hello", "Hello"), ())
     assert (later.user_texts, later.tool_outputs) == (("Hello",), ("sunny",))
     assert prompt.input_tokens == 8
+
+
+SCALARS = st.none() | st.booleans() | st.integers(-5, 5) | st.text("ab1_", max_size=4)
+JSON = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner)
+)
+KINDS = st.sampled_from(
+    ["text", "tool_use", "tool_result", "thinking", "server_tool_use", "web_search_tool_result"]
+)
+BLOCK = st.fixed_dictionaries(
+    {"type": KINDS | JSON},
+    optional=dict.fromkeys(
+        ("text", "id", "name", "input", "tool_use_id", "content", "thinking", "signature"), JSON
+    ),
+)
+MESSAGE = st.fixed_dictionaries(
+    {"role": st.sampled_from(["user", "assistant"]) | JSON, "content": st.lists(BLOCK, max_size=3) | JSON}
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(MESSAGE, max_size=4))
+def test_any_messages_are_read_or_refused_but_never_crash(messages: list[Message]) -> None:
+    try:
+        read_prompt(read(messages=messages))
+    except MessagesError as error:
+        # Whatever is refused can be sent.
+        json.dumps(error.plain().body)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.fixed_dictionaries({}, optional={"name": JSON, "type": JSON}), max_size=2), JSON)
+def test_any_tools_are_taken_or_refused_but_never_crash(tools: list[Any], system: Any) -> None:
+    try:
+        read(tools=tools)
+        read(system=system)
+    except MessagesError as error:
+        json.dumps(error.plain().body)

@@ -4,6 +4,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from turnkeeper_ops.simulator.chat_messages import check_messages
 from turnkeeper_ops.simulator.chat_parameters import decode
@@ -156,3 +158,41 @@ def test_the_model_reads_the_users_texts_and_the_outputs_since() -> None:
     assert prompt.user_texts == ("Hello", "Hello")
     assert prompt.tool_outputs == ("sunny",)
     assert (prompt.chained, prompt.input_tokens) == (False, 7)
+
+
+SCALARS = st.none() | st.booleans() | st.integers(-5, 5) | st.text("ab1_", max_size=4)
+JSON = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner)
+)
+CALL = st.fixed_dictionaries({}, optional={"id": JSON, "type": JSON, "function": JSON})
+PART = st.fixed_dictionaries(
+    {}, optional={"type": st.sampled_from(["text", "image_url", "refusal", 1]), "text": JSON, "image_url": JSON}
+)
+FIELDS = {
+    "role": st.sampled_from(["user", "assistant", "tool", "system"]) | JSON,
+    "content": st.text(max_size=4) | st.lists(PART, max_size=2) | JSON,
+    "tool_calls": st.lists(CALL, max_size=2) | JSON,
+    "tool_call_id": JSON,
+    "refusal": JSON,
+}
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.fixed_dictionaries({}, optional=FIELDS), max_size=4))
+def test_any_messages_are_read_or_refused_but_never_crash(found: list[Message]) -> None:
+    try:
+        messages = decoded(messages=found)["messages"]
+        check_messages(messages)
+        read_prompt(messages)
+    except ApiError as error:
+        # Whatever is refused can be sent.
+        json.dumps(error.plain().body)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.fixed_dictionaries({}, optional={"type": JSON, "function": JSON}), max_size=2), JSON)
+def test_any_tools_are_taken_or_refused_but_never_crash(tools: list[Any], choice: Any) -> None:
+    try:
+        decoded(tools=tools or None, tool_choice=choice)
+    except ApiError as error:
+        json.dumps(error.plain().body)

@@ -18,9 +18,11 @@ from turnkeeper_ops.simulator.scripts import (
     EmptyStep,
     EndStep,
     ErrorEventStep,
+    GoAwayStep,
     IncompleteStep,
     MalformedStep,
     ResetStep,
+    ResetStreamStep,
     StallStep,
 )
 from turnkeeper_ops.simulator.turns import Sender
@@ -133,7 +135,9 @@ async def test_the_oldest_makes_room_and_is_called_off(monkeypatch: pytest.Monke
 TOLD: dict[str, Any] = {"text": "Hello", "chunk_delay_ms": 5.0, "queued_seconds": 1.0}
 
 
-@pytest.mark.parametrize("kind", [CutStep, ResetStep, EndStep, StallStep, DripStep, MalformedStep])
+@pytest.mark.parametrize(
+    "kind", [CutStep, ResetStep, ResetStreamStep, GoAwayStep, EndStep, StallStep, DripStep, MalformedStep]
+)
 def test_what_strikes_a_connection_spares_the_generation(kind: type[Any]) -> None:
     assert spared(kind(**TOLD)) == AnswerStep(**TOLD)
 

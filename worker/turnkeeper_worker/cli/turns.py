@@ -16,7 +16,7 @@ from turnkeeper.exceptions import BrokerUnavailable, InvalidRequest
 from turnkeeper.settings import address_of
 from turnkeeper.states import OnBusy
 from turnkeeper.terminal import TurnScreen
-from turnkeeper.views import TurnView
+from turnkeeper.views import AttemptView, TurnView
 from turnkeeper_worker.config import ProviderConfig, Settings
 
 EXIT_FAILED = 3
@@ -189,6 +189,14 @@ def _attempts_table(view: TurnView) -> Table:
             str(attempt.status_code or ""),
             f"{attempt.delay_ms / 1000:.1f} s" if attempt.delay_ms is not None else "",
             "yes" if attempt.chained else "no",
-            str((attempt.facts or {}).get("rule", "")),
+            _why(attempt),
         )
     return table
+
+
+def _why(attempt: AttemptView) -> str:
+    """Name the rule that classified the failure, and the budget that ended the turn, if one did."""
+    facts = attempt.facts or {}
+    reason = facts.get("gave_up")
+    ended_by = f"; gave up: {reason}" if reason not in {None, "terminal"} else ""
+    return f"{facts.get('rule', '')}{ended_by}"
