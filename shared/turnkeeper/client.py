@@ -83,7 +83,7 @@ class Turnkeeper(_Keeper):
 
     @cached_property
     def _engine(self) -> Engine:
-        return create_engine(self.settings.database, pool_pre_ping=True)
+        return create_engine(self.settings.database, pool_pre_ping=True, hide_parameters=True)
 
     @cached_property
     def _redis(self) -> "redis.Redis":
@@ -236,7 +236,7 @@ class AsyncTurnkeeper(_Keeper):
 
     @cached_property
     def _engine(self) -> AsyncEngine:
-        return create_async_engine(self.settings.database, pool_pre_ping=True)
+        return create_async_engine(self.settings.database, pool_pre_ping=True, hide_parameters=True)
 
     @cached_property
     def _redis(self) -> "redis.asyncio.Redis":

@@ -49,6 +49,8 @@ class Situation(StrEnum):
     """The provider refused the history that we sent, which no setting and no payment can mend."""
     CHAIN_LOST = "chain_lost"
     """The provider no longer holds the response that the request continued from."""
+    POISON = "poison"
+    """Worker after worker died while it ran the turn."""
     UNKNOWN_PROVIDER = "unknown_provider"
     """The chat names a provider that is not configured."""
 
@@ -172,6 +174,7 @@ SITUATIONS: dict[Situation, str] = {
         "{provider} refused the history of this conversation; settings and billing are not the cause. "
         "Continue in a new chat."
     ),
+    Situation.POISON: "Every worker that took this turn died of it. Tell an administrator.",
     Situation.UNKNOWN_PROVIDER: "No provider {provider} is configured. Choose another model.",
     Situation.CHAIN_LOST: (
         "{provider} no longer holds the stored part of this conversation. Resend the message to start over."

@@ -72,6 +72,25 @@ class TestBeat:
 
 
 class TestRescue:
+    def test_a_turn_that_every_worker_dies_of_fails_and_lets_the_next_one_run(self, stage: "Stage") -> None:
+        turn_id = stage.enqueue().id
+        chat_id = stage.row(turn_id)["chat_id"]
+        behind = stage.enqueue(chat_id=chat_id)
+
+        fates = []
+        for _ in range(upkeep.MAX_LOST):
+            worker = stage.worker()
+            stage.claim(turn_id, worker)
+            stage.silence(worker)
+            fates += stage.do(upkeep.rescue, TTL)
+
+        *rescued, ended = fates
+        assert {one.state for one in rescued} == {"queued"}
+        assert (ended.state, ended.woken) == ("failed", behind.id)
+        assert ended.error is not None
+        assert stage.row(turn_id)["error"] == stage.chat(chat_id)["last_error"]
+        assert {one["outcome"] for one in stage.attempts(turn_id)} == {"lost"}
+
     def test_a_turn_of_a_silent_worker_is_queued_again(self, stage: "Stage") -> None:
         turn_id = orphan(stage)
 
@@ -79,7 +98,7 @@ class TestRescue:
 
         turn, (attempt,) = stage.row(turn_id), stage.attempts(turn_id)
         assert (rescued.id, rescued.epoch, rescued.attempt) == (turn_id, 2, 1)
-        assert (rescued.is_cancelled, rescued.woken) == (False, None)
+        assert (rescued.state, rescued.woken) == ("queued", None)
         assert (turn["state"], turn["epoch"], turn["spent"]) == ("queued", 2, 0)
         assert turn["available_at"] == turn["rung_at"] is not None
         assert attempt["outcome"] == "lost"
@@ -113,7 +132,7 @@ class TestRescue:
 
         (ended,) = stage.do(upkeep.rescue, TTL)
 
-        assert (ended.is_cancelled, ended.woken) == (True, behind.id)
+        assert (ended.state, ended.woken) == ("cancelled", behind.id)
         assert stage.state(turn_id) == "cancelled"
         assert stage.do(claim, turn_id, stage.worker()) == NotMine()
 
@@ -184,7 +203,7 @@ class TestGiveBack:
 
         (ended,) = stage.do(upkeep.give_back, running.id, running.epoch)
 
-        assert ended.is_cancelled
+        assert ended.state == "cancelled"
         assert stage.state(running.id) == "cancelled"
 
 

@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from turnkeeper.events import TurnCancelled, TurnRetry
+from turnkeeper.events import TurnCancelled, TurnFailed, TurnRetry
+from turnkeeper.states import TurnState
 from turnkeeper_worker import upkeep
 from turnkeeper_worker.database import Database
 from turnkeeper_worker.live import Live
@@ -60,9 +61,9 @@ class Rescuer:
     async def welcome(self, orphans: list[Orphan]) -> None:
         """Tell the followers of freed turns, and ring for what became due."""
         for orphan in orphans:
-            log.warning("turn.rescued", turn_id=str(orphan.id), epoch=orphan.epoch)
+            log.warning("turn.rescued", turn_id=str(orphan.id), epoch=orphan.epoch, state=str(orphan.state))
             self.live.say(_event(orphan))
-        due = [Due(one.id, one.attempt) for one in orphans if not one.is_cancelled]
+        due = [Due(one.id, one.attempt) for one in orphans if one.state is TurnState.QUEUED]
         woken = [Due(one.woken, 0) for one in orphans if one.woken is not None]
         if due or woken:
             await self.ring([*due, *woken])
@@ -81,14 +82,10 @@ class Rescuer:
                 raise
 
 
-def _event(orphan: Orphan) -> TurnRetry | TurnCancelled:
-    if orphan.is_cancelled:
-        return TurnCancelled(turn_id=orphan.id, epoch=orphan.epoch, step=orphan.step, attempt=orphan.attempt)
-    return TurnRetry(
-        turn_id=orphan.id,
-        epoch=orphan.epoch,
-        step=orphan.step,
-        attempt=orphan.attempt,
-        reason="rescued",
-        retrying_at=datetime.now(UTC),
-    )
+def _event(orphan: Orphan) -> TurnRetry | TurnCancelled | TurnFailed:
+    stamp = {"turn_id": orphan.id, "epoch": orphan.epoch, "step": orphan.step, "attempt": orphan.attempt}
+    if orphan.error is not None:
+        return TurnFailed(**stamp, error=orphan.error)
+    if orphan.state is TurnState.CANCELLED:
+        return TurnCancelled(**stamp)
+    return TurnRetry(**stamp, reason="rescued", retrying_at=datetime.now(UTC))

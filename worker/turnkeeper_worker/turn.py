@@ -11,6 +11,7 @@ Every arrow that writes is one transaction; none is open while the provider spea
 import asyncio
 import random
 import time
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -156,24 +157,40 @@ class TurnRunner:
             if lease.stopped is Stop.CANCELLED and isinstance(result, Failed):
                 return await self._stop(attempt, speaker, lease.stopped)
             elapsed = attempt.turn.elapsed + timedelta(seconds=time.monotonic() - began)
-            concluded = await self._conclude(attempt, result, speaker, elapsed)
+            try:
+                concluded = await self._conclude(attempt, result, speaker, elapsed)
+            except LeaseLost:
+                raise
+            except Exception as error:  # noqa: BLE001 - the edge of a turn: what cannot be stored once never can
+                concluded = await self._fail(attempt, self._crashed(attempt, error), speaker, elapsed)
             if not isinstance(concluded, Attempt):
                 return concluded
             attempt = concluded
 
     async def _call(self, attempt: Attempt, speaker: Speaker, lease: Lease) -> Result:
-        turn = attempt.turn
         speaker.say_started(attempt.call)
         lease.listen()
         try:
             # A stop that came before we listened strikes here.
             await asyncio.sleep(0)
             return await self._provider(attempt).call(attempt.call, speaker)
-        except Exception as error:  # the edge of a turn: a fault of ours ends the turn, never the worker
-            log.exception("turn.crashed", turn_id=str(turn.id), attempt=turn.attempt)
-            return Failed(failure=Failure(provider=turn.provider, exceptions=describe(error)))
+        except Exception as error:  # noqa: BLE001 - the edge of a turn: a fault of ours ends it, never the worker
+            return self._crashed(attempt, error)
         finally:
             lease.settle()
+
+    def _crashed(self, attempt: Attempt, error: Exception) -> Failed:
+        """Turn a fault of ours into a failure: by its class and its place, for its message may quote the chat."""
+        turn, facts = attempt.turn, describe(error)
+        log.error(
+            "turn.crashed",
+            turn_id=str(turn.id),
+            attempt=turn.attempt,
+            error=facts[0].names[0],
+            trace="".join(traceback.format_tb(error.__traceback__)),
+        )
+        wordless = tuple(replace(fact, text="") for fact in facts)
+        return Failed(failure=Failure(provider=turn.provider, exceptions=wordless))
 
     def _provider(self, attempt: Attempt) -> Provider:
         name = attempt.turn.provider

@@ -6,15 +6,31 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, and_, case, delete, exists, func, or_, select, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import (
+    Connection,
+    Row,
+    and_,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import JSONB, insert
 
+from turnkeeper.errors import ChatError, ErrorKind, Situation, read_stored, terminal_copy
 from turnkeeper.states import AttemptOutcome, TurnState
 from turnkeeper.tables import attempts, chats, rejections, turns, workers
 from turnkeeper.turns import wake_next
 
 BATCH = 500
 """How many turns one round of the rescue takes up at most."""
+MAX_LOST = 5
+"""A turn that was lost with this many workers is taken for what killed them, and fails."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,70 +78,92 @@ def sign_off(connection: Connection, worker_id: UUID) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Orphan:
-    """A turn whose worker is gone, as it was left."""
+    """A turn whose worker is gone, and what became of it."""
 
     id: UUID
     epoch: int
     step: int
     attempt: int
-    is_cancelled: bool
+    state: TurnState
+    """`queued`; `cancelled` where that was asked for; `failed` where too many workers died of it."""
+    error: ChatError | None
     woken: UUID | None
 
 
 def rescue(connection: Connection, ttl: timedelta) -> list[Orphan]:
-    """Running → queued, or cancelled where that was asked for: the turns of workers that are gone."""
+    """Running → queued, cancelled or failed: the turns of workers that are gone."""
     is_alive = exists().where(workers.c.id == turns.c.worker_id, workers.c.heartbeat_at > func.now() - ttl)
     return _release(connection, ~is_alive)
 
 
 def give_back(connection: Connection, turn_id: UUID, epoch: int) -> list[Orphan]:
-    """Running → queued: a turn that is ours by the database and that nobody here runs."""
+    """Running → queued, cancelled or failed: a turn that is ours by the database and that nobody here runs."""
     return _release(connection, and_(turns.c.id == turn_id, turns.c.epoch == epoch))
 
 
 def _release(connection: Connection, condition: Any) -> list[Orphan]:
+    is_orphaned = and_(turns.c.state == TurnState.RUNNING, condition)
     # The chats first, as everywhere; those that somebody else is at are left for the next round.
-    orphaned = select(turns.c.chat_id).where(turns.c.state == TurnState.RUNNING, condition).limit(BATCH)
     free = connection.scalars(
-        select(chats.c.id).where(chats.c.id.in_(orphaned)).with_for_update(skip_locked=True)
+        select(chats.c.id)
+        .where(chats.c.id.in_(select(turns.c.chat_id).where(is_orphaned).limit(BATCH)))
+        .with_for_update(skip_locked=True)
     ).all()
-    if not free:
+    orphaned = connection.scalars(
+        select(turns.c.id).where(turns.c.chat_id.in_(free), is_orphaned).with_for_update()
+    ).all()
+    if not orphaned:
         return []
-    was_asked = turns.c.cancel_requested_at.is_not(None)
-    rows = connection.execute(
-        update(turns)
-        .where(turns.c.state == TurnState.RUNNING, turns.c.chat_id.in_(free), condition)
-        .values(
-            state=case((was_asked, TurnState.CANCELLED), else_=TurnState.QUEUED),
-            epoch=turns.c.epoch + 1,
-            worker_id=None,
-            available_at=case((was_asked, None), else_=func.now()),
-            rung_at=case((was_asked, None), else_=func.now()),
-            finished_at=case((was_asked, func.now()), else_=None),
-        )
-        .returning(turns)
-    ).all()
-    _lose_attempts(connection, [row.id for row in rows])
+    _lose_attempts(connection, orphaned)
+    rows = connection.execute(_FREE, {"orphaned": orphaned}).all()
     return [_orphan(connection, row) for row in rows]
 
 
-def _lose_attempts(connection: Connection, lost: Sequence[UUID]) -> None:
+def _lose_attempts(connection: Connection, orphaned: Sequence[UUID]) -> None:
     connection.execute(
         update(attempts)
-        .where(attempts.c.turn_id.in_(lost), attempts.c.outcome == AttemptOutcome.RUNNING)
+        .where(attempts.c.turn_id.in_(orphaned), attempts.c.outcome == AttemptOutcome.RUNNING)
         .values(outcome=AttemptOutcome.LOST, finished_at=func.now())
     )
 
 
+_POISONED = ChatError(message=terminal_copy(ErrorKind.GENERIC, None, Situation.POISON))
+_was_asked = turns.c.cancel_requested_at.is_not(None)
+_is_poison = (
+    select(func.count())
+    .where(attempts.c.turn_id == turns.c.id, attempts.c.outcome == AttemptOutcome.LOST)
+    .scalar_subquery()
+    >= MAX_LOST
+)
+_is_over = or_(_was_asked, _is_poison)
+_FREE = (
+    update(turns)
+    .where(turns.c.id.in_(bindparam("orphaned", expanding=True)))
+    .values(
+        state=case((_was_asked, TurnState.CANCELLED), (_is_poison, TurnState.FAILED), else_=TurnState.QUEUED),
+        epoch=turns.c.epoch + 1,
+        worker_id=None,
+        available_at=case((_is_over, None), else_=func.now()),
+        rung_at=case((_is_over, None), else_=func.now()),
+        finished_at=case((_is_over, func.now()), else_=None),
+        error=case((and_(~_was_asked, _is_poison), literal(_POISONED.model_dump(mode="json"), JSONB)), else_=None),
+    )
+    .returning(turns)
+)
+
+
 def _orphan(connection: Connection, row: Row[Any]) -> Orphan:
-    is_cancelled = row.state == TurnState.CANCELLED
+    state = TurnState(row.state)
+    if state is TurnState.FAILED:
+        connection.execute(update(chats).where(chats.c.id == row.chat_id).values(last_error=row.error))
     return Orphan(
         id=row.id,
         epoch=row.epoch,
         step=row.step,
         attempt=row.attempt,
-        is_cancelled=is_cancelled,
-        woken=wake_next(connection, row.chat_id) if is_cancelled else None,
+        state=state,
+        error=read_stored(row.error),
+        woken=wake_next(connection, row.chat_id) if state.is_final else None,
     )
 
 

@@ -1,0 +1,133 @@
+"""One delivery of a turn against real PostgreSQL, with a provider that misbehaves as no wire format allows."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+from redis.asyncio import Redis as AsyncRedis
+from sqlalchemy import URL
+
+from turnkeeper.messages import Message, Text
+from turnkeeper_ops.services.redis import Redis
+from turnkeeper_worker import upkeep
+from turnkeeper_worker.config import RetryPolicy
+from turnkeeper_worker.database import Database
+from turnkeeper_worker.leases import Leases
+from turnkeeper_worker.live import Live
+from turnkeeper_worker.outcomes import Completed, Dropped, GaveUp, Outcome
+from turnkeeper_worker.providers import Answer, Call, Listener, Result
+from turnkeeper_worker.turn import TurnRunner
+from turnkeeper_worker.upkeep import Held
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from .conftest import Stage
+
+Behaviour = Callable[[Call, Listener], Result]
+
+
+class Scripted:
+    """A provider without a network."""
+
+    def __init__(self, behaviour: Behaviour) -> None:
+        self._behaviour = behaviour
+
+    async def call(self, call: Call, listener: Listener) -> Result:
+        await asyncio.sleep(0)
+        return self._behaviour(call, listener)
+
+    async def close(self) -> None:
+        pass
+
+
+def answer(text: str) -> Answer:
+    said = (Message(role="assistant", parts=(Text(text=text),)),)
+    return Answer(messages=said, response_id=None, model=None, usage=None, finish="stop", can_anchor=False)
+
+
+def crash(_call: Call, _listener: Listener) -> Result:
+    raise RuntimeError("the adapter has a bug")
+
+
+async def run_once(url: URL, redis_url: str, worker: "UUID", turn_id: "UUID", behaviour: Behaviour) -> Outcome:
+    database, redis = Database.at(url), AsyncRedis.from_url(redis_url)
+    seconds = timedelta(seconds=1)
+
+    async def beat() -> list[Held]:
+        return []
+
+    async def give_back(_turn_id: "UUID", _epoch: int) -> None:
+        pass
+
+    leases = Leases(ttl=3 * seconds, every=seconds, beat=beat, give_back=give_back)
+    runner = TurnRunner(
+        worker_id=worker,
+        database=database,
+        live=Live(redis, coalesce=seconds, ttl=60 * seconds, max_events=100),
+        providers={"openai": Scripted(behaviour)},
+        configs={},
+        keys={},
+        policy=RetryPolicy(),
+        broker_horizon=seconds,
+        rng=random.Random(1),
+    )
+    try:
+        with leases.hold(turn_id) as lease:
+            assert lease is not None
+            return await runner.run(lease)
+    finally:
+        await redis.aclose()
+        await database.close()
+
+
+async def test_an_answer_that_cannot_be_stored_fails_the_turn_instead_of_being_paid_for_again(
+    stage: "Stage", database_url: URL, redis_server: Redis, capsys: pytest.CaptureFixture[str]
+) -> None:
+    turn_id, worker = stage.enqueue(model="m").id, stage.worker()
+
+    outcome = await run_once(
+        database_url, redis_server.url(0), worker, turn_id, lambda _call, _ear: answer("a secret\0plan")
+    )
+
+    assert isinstance(outcome, GaveUp)
+    turn = stage.row(turn_id)
+    assert turn["state"] == "failed"
+    assert "secret" not in str(turn["error"])
+    assert "secret" not in str(stage.attempts(turn_id))
+    logged = capsys.readouterr()
+    assert "turn.crashed" in logged.out + logged.err
+    assert "secret" not in logged.out + logged.err
+    assert stage.beat(worker) == []
+
+
+async def test_a_bug_in_an_adapter_fails_the_turn_and_not_the_worker(
+    stage: "Stage", database_url: URL, redis_server: Redis
+) -> None:
+    turn_id, worker = stage.enqueue(model="m").id, stage.worker()
+
+    outcome = await run_once(database_url, redis_server.url(0), worker, turn_id, crash)
+
+    assert isinstance(outcome, GaveUp)
+    assert stage.row(turn_id)["state"] == "failed"
+
+
+@pytest.mark.parametrize("rescued", [False, True], ids=["in time", "after the turn was taken away"])
+async def test_an_answer_counts_only_while_the_turn_is_ours(
+    stage: "Stage", database_url: URL, redis_server: Redis, rescued: bool
+) -> None:
+    turn_id, worker = stage.enqueue(model="m").id, stage.worker()
+
+    def say(_call: Call, _listener: Listener) -> Result:
+        if rescued:
+            stage.silence(worker)
+            stage.do(upkeep.rescue, timedelta(seconds=15))
+        return answer("Hello")
+
+    outcome = await run_once(database_url, redis_server.url(0), worker, turn_id, say)
+
+    assert isinstance(outcome, Dropped if rescued else Completed)
+    assert stage.row(turn_id)["state"] == ("queued" if rescued else "completed")
