@@ -22,12 +22,14 @@ from turnkeeper_ops.simulator.scripts import (
     EmptyStep,
     EndStep,
     ErrorEventStep,
+    GoAwayStep,
     HtmlStep,
     IncompleteStep,
     LostAnchorStep,
     MalformedStep,
     Moment,
     ResetStep,
+    ResetStreamStep,
     StallStep,
     StatusStep,
     Step,
@@ -83,9 +85,24 @@ class Reset:
     """Reset the connection (RST)."""
 
 
-_ENDINGS: Mapping[str, Cut | Reset | Finish] = {"cut": Cut(), "reset": Reset(), "end": Finish("ended_early")}
+@dataclass(frozen=True, slots=True)
+class ResetStream:
+    """End the answer with RST_STREAM."""
 
-Action: TypeAlias = Head | Send | Wait | Commit | Finish | Cut | Reset
+    code: int
+
+
+@dataclass(frozen=True, slots=True)
+class GoAway:
+    """Say GOAWAY, and close the connection."""
+
+    code: int
+
+
+_ENDINGS: Mapping[str, Cut | Reset] = {"cut": Cut(), "reset": Reset()}
+
+Ending: TypeAlias = Finish | Cut | Reset | ResetStream | GoAway
+Action: TypeAlias = Head | Send | Wait | Commit | Ending
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,13 +169,19 @@ def _dated(plain: PlainResponse, step: StatusStep, scene: Scene) -> PlainRespons
     return replace(plain, headers={**plain.headers, "Retry-After": formatdate(due, usegmt=True)})
 
 
-def _answer(step: AnsweringStep, scene: Scene) -> Iterator[Action]:
+def _answer(step: AnsweringStep, scene: Scene) -> Iterator[Action]:  # noqa: PLR0911  # a table of steps
     frames = scene.wire.frames(compose(step, scene.prompt))
     match step:
         case ErrorEventStep():
             return _report_error(step, frames, scene)
-        case CutStep() | ResetStep() | EndStep():
+        case CutStep() | ResetStep():
             return chain(_until(step.at, frames, step, scene), [_ENDINGS[step.type]])
+        case ResetStreamStep():
+            return chain(_until(step.at, frames, step, scene), [ResetStream(step.code)])
+        case GoAwayStep():
+            return chain(_until(step.at, frames, step, scene), [GoAway(step.code)])
+        case EndStep():
+            return _end(step, frames, scene)
         case StallStep():
             return _stall(step, frames, scene)
         case MalformedStep():
@@ -182,6 +205,15 @@ def _until(at: Moment, frames: Sequence[Frame], step: Answering, scene: Scene) -
         return
     yield _head(scene)
     yield from _paced(frames[: position(frames, at)], step, scene)
+
+
+def _end(step: EndStep, frames: Sequence[Frame], scene: Scene) -> Iterator[Action]:
+    yield from _until(step.at, frames, step, scene)
+    if step.at == "before_headers":
+        yield _head(scene)
+    if rest := scene.wire.loose_end(step.missing):
+        yield Send(rest)
+    yield Finish("ended_early")
 
 
 def _report_error(
@@ -211,7 +243,7 @@ def _garble(step: MalformedStep, frames: Sequence[Frame], scene: Scene) -> Itera
     sent = position(frames, step.at)
     yield _head(scene)
     yield from _paced(frames[:sent], step, scene)
-    yield Send(step.frame.encode())
+    yield Send(scene.wire.torn_frame() if step.frame is None else step.frame.encode())
     yield from _paced(frames[sent:], step, scene, first=sent)
     yield Finish("malformed")
 
@@ -235,7 +267,7 @@ def _lose_anchor(step: LostAnchorStep, scene: Scene) -> Iterator[Action]:
     if not (step.in_stream and scene.wire.streams and isinstance(error, dict)):
         return respond(plain, outcome="lost_anchor")
     event = ErrorEventStep(
-        at="before_terminal", code=error["code"], message=error["message"], error_type=error["type"]
+        at="before_terminal", code=error.get("code"), message=error["message"], error_type=error["type"]
     )
     return _report_error(event, scene.wire.frames(Reply()), scene, outcome="lost_anchor")
 
@@ -252,6 +284,8 @@ def _paced(frames: Iterable[Frame], step: Answering, scene: Scene, *, first: int
         if frame.kind is FrameKind.TERMINAL:
             # Stored before it is announced: the next request may arrive before this write returns.
             yield Commit()
+        if frame.kind is FrameKind.START and step.queued_seconds:
+            yield Wait(step.queued_seconds)
         if frame.kind is FrameKind.CHUNK:
             if delay_ms:
                 yield Wait(delay_ms / 1000)

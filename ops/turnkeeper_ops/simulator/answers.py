@@ -1,6 +1,7 @@
 """What the model says.  Deterministic, and made so that a lost history shows."""
 
 import json
+from dataclasses import replace
 
 from turnkeeper_ops.simulator.scripts import Answering, FunctionCall, IncompleteStep
 from turnkeeper_ops.simulator.wire import Call, Prompt, Reply
@@ -13,17 +14,13 @@ CHARS_PER_TOKEN = 4
 def compose(step: Answering, prompt: Prompt) -> Reply:
     """Say what *step* says, or else the default answer."""
     text = step.text if step.text is not None else "" if step.calls else default_answer(prompt)
-    chunks = split(text, step.chunk_chars)
-    stopped = None
-    if isinstance(step, IncompleteStep):
-        chunks, stopped = chunks[: step.at], step.reason
-    return Reply(
-        chunks=chunks,
+    reply = Reply(
+        chunks=split(text, step.chunk_chars),
         reasoning=step.reasoning,
         search=step.search,
-        calls=() if stopped else tuple(_call(call) for call in step.calls),
-        stopped=stopped,
+        calls=tuple(_call(call, step.chunk_chars) for call in step.calls),
     )
+    return _stop_early(reply, step) if isinstance(step, IncompleteStep) else reply
 
 
 def default_answer(prompt: Prompt) -> str:
@@ -72,6 +69,18 @@ def count_tokens(chars: int) -> int:
     return -(-chars // CHARS_PER_TOKEN)
 
 
-def _call(call: FunctionCall) -> Call:
+def _call(call: FunctionCall, chars: int) -> Call:
     arguments = call.arguments if isinstance(call.arguments, str) else json.dumps(call.arguments)
-    return Call(name=call.name, arguments=arguments, call_id=call.call_id)
+    return Call(name=call.name, pieces=split(arguments, chars), call_id=call.call_id)
+
+
+def _stop_early(reply: Reply, step: IncompleteStep) -> Reply:
+    """Keep the first chunks alone; a call may be cut in the middle of its arguments."""
+    left = step.at - len(reply.chunks)
+    calls = []
+    for call in reply.calls:
+        if left > 0:
+            kept = call.pieces[:left]
+            calls.append(replace(call, pieces=kept, whole=kept == call.pieces))
+        left -= len(call.pieces)
+    return replace(reply, chunks=reply.chunks[: step.at], calls=tuple(calls), stopped=step.reason)

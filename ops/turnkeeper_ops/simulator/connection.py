@@ -6,38 +6,19 @@ they are the hot path.  A connection that the client closes cancels the request 
 
 import asyncio
 import contextlib
-import socket
-import struct
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from email.utils import formatdate
 from typing import cast
 
 import h11
 
-MAX_BODY_BYTES = 64 * 1024 * 1024
-FLUSH_POLL_SECONDS = 0.005
-LINGER_ZERO = struct.pack("ii", 1, 0)
-"""SO_LINGER, on, for no time at all: closing sends RST."""
-
-Handler = Callable[["Request", "Connection"], Awaitable[None]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """A request, read to its end."""
-
-    method: str
-    target: str
-    headers: dict[str, str]
-    """By lower-case name."""
-    body: bytes
+from turnkeeper_ops.simulator.channel import MAX_BODY_BYTES, Handler, Request, close_with_reset, drain
 
 
 class Connection(asyncio.Protocol):
     """The server's end of a connection; requests on it are answered one after the other."""
 
-    def __init__(self, handler: Handler, connections: set["Connection"]) -> None:
+    def __init__(self, handler: Handler, connections: set[asyncio.Transport]) -> None:
         self._handler = handler
         self._connections = connections
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=64 * 1024)
@@ -55,7 +36,7 @@ class Connection(asyncio.Protocol):
         """Begin."""
         # A cast, for uvloop's transports are no subclass of asyncio's.
         self._transport = cast(asyncio.Transport, transport)
-        self._connections.add(self)
+        self._connections.add(self._transport)
 
     def data_received(self, data: bytes) -> None:
         """Read on."""
@@ -68,7 +49,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # how it ended makes no difference
         """Stop what runs for a client that is gone."""
-        self._connections.discard(self)
+        self._connections.discard(self._transport)
         self._writable.set()
         if self._task is not None:
             self._task.cancel()
@@ -113,26 +94,22 @@ class Connection(asyncio.Protocol):
 
     async def cut(self) -> None:
         """Close with FIN, wherever the body is."""
-        await self._drain()
+        await self.flush()
+        await drain(self._transport)
         self._transport.close()
 
     async def reset(self) -> None:
         """Close with RST, after what was written has left."""
-        await self._drain()
-        sock: socket.socket = self._transport.get_extra_info("socket")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_ZERO)
-        self._transport.abort()
-
-    def abort(self) -> None:
-        """Close at once; for the end of the process."""
-        self._transport.abort()
-
-    async def _drain(self) -> None:
         await self.flush()
-        # A lingering time of zero throws away what the kernel was not given yet.  There is no event for an
-        # empty buffer below the high-water mark, so this polls; only faults come here.
-        while self._transport.get_write_buffer_size() and not self._transport.is_closing():  # noqa: ASYNC110
-            await asyncio.sleep(FLUSH_POLL_SECONDS)
+        await close_with_reset(self._transport)
+
+    async def reset_stream(self, code: int) -> None:  # noqa: ARG002  # there are no streams, and no codes
+        """Reset: there is one answer at a time on a connection."""
+        await self.reset()
+
+    async def go_away(self, code: int) -> None:  # noqa: ARG002  # as above
+        """Cut: HTTP/1.1 has no farewell."""
+        await self.cut()
 
     # The requests, one after the other.
 

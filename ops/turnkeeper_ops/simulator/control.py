@@ -11,12 +11,12 @@ from pydantic import TypeAdapter, ValidationError
 from turnkeeper_ops.simulator.ready_made import ready_made_scripts
 from turnkeeper_ops.simulator.scripts import Script, ScriptName
 from turnkeeper_ops.simulator.state import State
-from turnkeeper_ops.simulator.wire import PlainResponse
+from turnkeeper_ops.simulator.wire import PlainResponse, Refused
 
 Query = Mapping[str, str]
 
 
-class ControlError(Exception):
+class ControlError(Refused):
     """A request to the control API that cannot be done, in one sentence."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -36,6 +36,7 @@ def health(state: State) -> PlainResponse:
             "status": "ok",
             "requests": len(state.journal),
             "in_flight": state.journal.in_flight,
+            "generations": state.journal.generations,
             "responses": len(state.vault),
             "scripts": len(state.book.scripts),
             "started_at": state.started.wall.isoformat(),
@@ -95,6 +96,7 @@ def clear_requests(state: State) -> PlainResponse:
 
 def clear_responses(state: State) -> PlainResponse:
     """Drop every stored response, so that every chain is broken."""
+    state.generations.clear()
     return _ok({"dropped": state.vault.clear()})
 
 

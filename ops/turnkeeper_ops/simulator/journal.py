@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from turnkeeper_ops.simulator.scripts import Step
 from turnkeeper_ops.simulator.turns import Applied, Sender
@@ -25,6 +25,25 @@ class Instant:
     monotonic: float
     """Seconds; comparable with `time.monotonic()` of other processes on this machine."""
     wall: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """A later request about a background response."""
+
+    kind: Literal["retrieve", "resume", "cancel"]
+    at: Instant
+    starting_after: int | None = None
+    """Of a resume: the sequence number behind which it began."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the fetch as the control API shows it."""
+        return {
+            "kind": self.kind,
+            "starting_after": self.starting_after,
+            "at": self.at.wall.isoformat(),
+            "at_monotonic": self.at.monotonic,
+        }
 
 
 @dataclass(slots=True, kw_only=True)
@@ -55,6 +74,10 @@ class Entry:
     outcome: str = "in_flight"
     detail: str | None = None
     """Why the request was refused."""
+    generated: bool = False
+    """Whether the model began to answer; a background response is generated once, however often it is fetched."""
+    fetches: list[Fetch] = field(default_factory=list)
+    """Who came back for the background response that this request asked for."""
 
     def as_json(self, *, items: bool = True) -> dict[str, Any]:
         """Return the entry as the control API shows it, with or without the items of the conversation."""
@@ -80,6 +103,8 @@ class Entry:
             "chunks": self.chunks,
             "outcome": self.outcome,
             "detail": self.detail,
+            "generated": self.generated,
+            "fetches": [fetch.as_json() for fetch in self.fetches],
         }
 
 
@@ -98,6 +123,11 @@ class Journal:
     def in_flight(self) -> int:
         """How many requests have not ended."""
         return sum(entry.ended is None for entry in self._entries)
+
+    @property
+    def generations(self) -> int:
+        """How many times the model began to answer."""
+        return sum(entry.generated for entry in self._entries)
 
     def open(self, *, api: str, sender: Sender, arrived: Instant, body_bytes: int) -> Entry:
         """Add an entry for a request that just arrived; the oldest make room."""

@@ -4,10 +4,10 @@ The sentences are the real ones as far as they are known; programs in the wild m
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, assert_never
 
-from turnkeeper_ops.simulator.scripts import Spelling
-from turnkeeper_ops.simulator.wire import PlainResponse
+from turnkeeper_ops.simulator.scripts import Complaint, Spelling, StatusStep
+from turnkeeper_ops.simulator.wire import PlainResponse, Refused
 
 INVALID_REQUEST = "invalid_request_error"
 KEYS_PAGE = "https://platform.openai.com/account/api-keys"
@@ -18,7 +18,7 @@ QUOTA = (
 )
 
 
-class ApiError(Exception):
+class ApiError(Refused):
     """A request that the provider refuses."""
 
     def __init__(
@@ -69,6 +69,15 @@ def check_key(authorization: str | None, expected: str) -> None:
             code="invalid_api_key",
             status=401,
         )
+
+
+def response_headers(request_id: str) -> dict[str, str]:
+    """Return the headers that OpenAI sends with everything."""
+    return {
+        "x-request-id": request_id,
+        "openai-version": "2020-10-01",
+        "openai-organization": "org-simulator",
+    }
 
 
 def mask(key: str) -> str:
@@ -142,6 +151,32 @@ def status_body(status: int) -> dict[str, Any] | str:
 def status_headers(status: int) -> dict[str, str]:
     """Return the headers that come with *status*."""
     return _HEADERS.get(status, {})
+
+
+def plain_status(step: StatusStep, param: str) -> PlainResponse:
+    """Fill in what the provider would say with the status of *step*; *param* holds the prompt."""
+    body = _complaint_body(step.complaint, param) if step.complaint else status_body(step.status)
+    headers = {} if step.complaint else status_headers(step.status)
+    return PlainResponse(
+        status=step.status,
+        body=body if step.body is None else step.body,
+        headers=headers if step.headers is None else step.headers,
+    )
+
+
+def context_overflow(param: str) -> ApiError:
+    """Say that the prompt does not fit."""
+    return ApiError(CONTEXT_OVERFLOW, param=param, code="context_length_exceeded")
+
+
+def _complaint_body(complaint: Complaint, param: str) -> dict[str, Any]:
+    match complaint:
+        case Complaint.QUOTA:
+            return error_body(QUOTA, kind="insufficient_quota", code="insufficient_quota")
+        case Complaint.CONTEXT_OVERFLOW:
+            return error_body(CONTEXT_OVERFLOW, param=param, code="context_length_exceeded")
+        case other:
+            assert_never(other)
 
 
 def lost_anchor(spelling: Spelling, anchor: str) -> tuple[int, dict[str, Any]]:

@@ -1,26 +1,46 @@
 """Does on a connection what `actions` lists, and notes in the log how it went."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import assert_never
 
-from turnkeeper_ops.simulator.actions import Action, Commit, Cut, Finish, Head, Reset, Send, Wait
-from turnkeeper_ops.simulator.connection import Connection
+from turnkeeper_ops.simulator.actions import (
+    Action,
+    Commit,
+    Cut,
+    Ending,
+    Finish,
+    GoAway,
+    Head,
+    Reset,
+    ResetStream,
+    Send,
+    Wait,
+)
+from turnkeeper_ops.simulator.channel import Channel
 from turnkeeper_ops.simulator.journal import Entry, Instant
+
+
+async def sleep(seconds: float) -> bool:
+    """Wait; nobody calls this answer off."""
+    await asyncio.sleep(seconds)
+    return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
     """Where actions are done, and what they are noted in."""
 
-    connection: Connection
+    connection: Channel
     entry: Entry
     clock: Callable[[], Instant]
     headers: Mapping[str, str]
     """They go with every head."""
     commit: Callable[[], None]
     """Stores the response."""
+    pause: Callable[[float], Awaitable[bool]] = sleep
+    """Waits so many seconds; returns True where the answer was called off meanwhile."""
 
     async def play(self, actions: Iterable[Action]) -> None:
         """Do *actions* in order, until they end or the client hangs up."""
@@ -32,7 +52,9 @@ class Stage:
                         self.entry.chunks += chunks
                     case Wait(seconds):
                         await self.connection.flush()
-                        await asyncio.sleep(seconds)
+                        if await self.pause(seconds):
+                            await self._end(Finish("cancelled"))
+                            return
                     case Head(status, own):
                         self.entry.status = status
                         self.connection.begin(status, [*self.headers.items(), *own.items()])
@@ -44,7 +66,7 @@ class Stage:
             self._note("client_disconnected")
             raise
 
-    async def _end(self, ending: Finish | Cut | Reset) -> None:
+    async def _end(self, ending: Ending) -> None:
         # Noted before the last bytes leave: who has read them may look at the log at once.
         match ending:
             case Finish(outcome):
@@ -56,6 +78,12 @@ class Stage:
             case Reset():
                 self._note("reset")
                 await self.connection.reset()
+            case ResetStream(code):
+                self._note("reset_stream")
+                await self.connection.reset_stream(code)
+            case GoAway(code):
+                self._note("go_away")
+                await self.connection.go_away(code)
             case other:
                 assert_never(other)
 

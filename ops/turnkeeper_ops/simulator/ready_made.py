@@ -1,8 +1,8 @@
 """The scripts that are there from the start, for people to type into a chat: `Tell me of rivers sim:cut`."""
 
-from turnkeeper_ops.simulator.openai_errors import CONTEXT_OVERFLOW, QUOTA, error_body
 from turnkeeper_ops.simulator.scripts import (
     AnswerStep,
+    Complaint,
     CutStep,
     DripStep,
     EmptyStep,
@@ -10,11 +10,14 @@ from turnkeeper_ops.simulator.scripts import (
     ErrorEventStep,
     ErrorShape,
     FunctionCall,
+    GoAwayStep,
     HtmlStep,
     IncompleteStep,
     LostAnchorStep,
     MalformedStep,
+    Missing,
     ResetStep,
+    ResetStreamStep,
     Script,
     StallStep,
     StatusStep,
@@ -24,7 +27,7 @@ from turnkeeper_ops.simulator.scripts import (
 
 def ready_made_scripts() -> dict[str, Script]:
     """Return the ready-made scripts by name: what can be retried, what cannot, odd answers."""
-    return _retried() | _terminal() | _answers()
+    return _retried() | _terminal() | _answers() | _endings() | _background()
 
 
 def _retried() -> dict[str, Script]:
@@ -35,6 +38,8 @@ def _retried() -> dict[str, Script]:
         "bad-gateway": _script("502 with a proxy's page.", StatusStep(status=502)),
         "cut": _script("The connection closes in mid-answer.", CutStep(at=4)),
         "reset": _script("The connection is reset in mid-answer.", ResetStep(at=4)),
+        "reset-stream": _script("RST_STREAM in mid-answer, over HTTP/2.", ResetStreamStep(at=4)),
+        "go-away": _script("GOAWAY in mid-answer, over HTTP/2.", GoAwayStep(at=4)),
         "unfinished": _script("The stream ends without its terminal event.", EndStep()),
         "malformed": _script("A frame cannot be decoded.", MalformedStep(at=4)),
         "html": _script("A web page under status 200.", HtmlStep()),
@@ -55,19 +60,13 @@ def _retried() -> dict[str, Script]:
 def _terminal() -> dict[str, Script]:
     return {
         "quota": _script(
-            "429 insufficient_quota: the credit is used up.",
-            StatusStep(
-                status=429,
-                headers={},
-                body=error_body(QUOTA, kind="insufficient_quota", code="insufficient_quota"),
-            ),
+            "429: the credit is used up.",
+            StatusStep(status=429, complaint=Complaint.QUOTA),
         ),
         "unauthorized": _script("401: the key is refused.", StatusStep(status=401)),
         "context-overflow": _script(
             "400: the prompt does not fit.",
-            StatusStep(
-                status=400, body=error_body(CONTEXT_OVERFLOW, param="input", code="context_length_exceeded")
-            ),
+            StatusStep(status=400, complaint=Complaint.CONTEXT_OVERFLOW),
         ),
         "content-filter": _script(
             "Refused under the provider's policy, with nothing visible.",
@@ -87,6 +86,27 @@ def _answers() -> dict[str, Script]:
         "tool": _script(
             "Asks for get_weather first.",
             AnswerStep(calls=(FunctionCall(name="get_weather", arguments={"city": "Oslo"}),)),
+        ),
+    }
+
+
+def _endings() -> dict[str, Script]:
+    return {
+        "no-mark": _script(
+            "The reason to end comes, the mark of the end does not.", EndStep(missing=Missing.DONE)
+        ),
+        "no-reason": _script("The end comes without its reason.", EndStep(missing=Missing.REASON)),
+        "paused": _script("Stopped in the middle, to be continued.", IncompleteStep(at=4, reason="pause_turn")),
+        "refused": _script("The model refuses after a few words.", IncompleteStep(at=4, reason="refusal")),
+    }
+
+
+def _background() -> dict[str, Script]:
+    return {
+        "stuck": _script("A background response stays queued for ever.", AnswerStep(queued_seconds=86_400)),
+        "too-old": _script(
+            "Cut in mid-answer; the background response cannot be streamed any more, only polled.",
+            CutStep(at=4, resumable=False),
         ),
     }
 

@@ -3,24 +3,16 @@
 The series is the whole one: every item, part and piece of text is announced, streamed and closed.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from turnkeeper_ops.simulator.answers import count_tokens
+from turnkeeper_ops.simulator.encoding import encode_event, encode_json, utf8
 from turnkeeper_ops.simulator.wire import Call, Frame, FrameKind, Reply
 
 MakeId = Callable[[str], str]
 """Makes a fresh id from a prefix, such as `msg`."""
-
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-
-
-def encode_event(name: str, payload: Mapping[str, Any]) -> bytes:
-    """Encode one server-sent event."""
-    # Text stays UTF-8, so that a torn write tears characters; a lone surrogate cannot be, and is replaced.
-    return f"event: {name}\ndata: {_encode(payload)}\n\n".encode("utf-8", "replace")
 
 
 @dataclass(slots=True)
@@ -28,7 +20,7 @@ class EventSeries:
     """The events of one response, numbered as they are added."""
 
     response: Mapping[str, Any]
-    """The response at its beginning: in progress, without output."""
+    """The response at its beginning: in progress, or queued where it is a background response."""
     make_id: MakeId
     encrypted: bool = False
     """Whether the client asked for `reasoning.encrypted_content`."""
@@ -38,7 +30,9 @@ class EventSeries:
     def open(self) -> None:
         """Announce the response."""
         self._add("response.created", response=self.response)
-        self._add("response.in_progress", response=self.response)
+        if self.response["background"]:
+            self._add("response.queued", response=self.response)
+        self._add("response.in_progress", FrameKind.START, response={**self.response, "status": "in_progress"})
 
     def say(self, reply: Reply) -> None:
         """Add every item of *reply*."""
@@ -63,11 +57,11 @@ class EventSeries:
     def _add_deltas(self, name: str, place: Mapping[str, Any], pieces: tuple[str, ...], **after: Any) -> None:
         """Add one chunk per piece; the event is encoded once, and only its number and text are put in."""
         opening = f'event: {name}\ndata: {{"type":"{name}","sequence_number":'
-        middle = f',{_encode(place)[1:-1]},"delta":'
-        ending = f",{_encode(after)[1:-1]}}}\n\n" if after else "}\n\n"
+        middle = f',{encode_json(place)[1:-1]},"delta":'
+        ending = f",{encode_json(after)[1:-1]}}}\n\n" if after else "}\n\n"
         for number, piece in enumerate(pieces, start=len(self.frames)):
-            text = f"{opening}{number}{middle}{_encode(piece)}{ending}"
-            self.frames.append(Frame(text.encode("utf-8", "replace"), FrameKind.CHUNK))
+            data = utf8(f"{opening}{number}{middle}{encode_json(piece)}{ending}")
+            self.frames.append(Frame(data, FrameKind.CHUNK))
 
     def _begin_item(self, item: dict[str, Any]) -> dict[str, Any]:
         """Announce an item; return where it stands, for the events about it."""
@@ -127,9 +121,10 @@ class EventSeries:
             "arguments": "",
         }
         place = self._begin_item(item)
-        self._add_deltas("response.function_call_arguments.delta", place, (call.arguments,))
+        self._add_deltas("response.function_call_arguments.delta", place, call.pieces)
         self._add("response.function_call_arguments.done", **place, name=call.name, arguments=call.arguments)
-        self._end_item({**item, "status": "completed", "arguments": call.arguments})
+        status = "completed" if call.whole else "incomplete"
+        self._end_item({**item, "status": status, "arguments": call.arguments})
 
 
 def output_usage(reply: Reply) -> tuple[int, int]:

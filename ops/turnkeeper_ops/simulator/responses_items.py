@@ -8,7 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from turnkeeper_ops.simulator.openai_errors import ApiError, item_not_persisted
-from turnkeeper_ops.simulator.responses_parameters import MAX_STRING_CHARS, invalid_type, missing, too_long
+from turnkeeper_ops.simulator.openai_parameters import (
+    MAX_STRING_CHARS,
+    invalid_type,
+    invalid_value,
+    missing,
+    too_long,
+)
 from turnkeeper_ops.simulator.vault import Item, Vault
 
 _INPUT_PARTS = ("input_text", "input_image", "input_file", "input_audio")
@@ -138,7 +144,7 @@ def _type_of(item: Mapping[str, Any], at: str) -> str:
             raise missing(f"{at}.type")
         return "message" if "role" in item else "item_reference"
     if not isinstance(kind, str) or kind not in {*_REQUIRED, *_OTHER_TYPES}:
-        raise _invalid_value(f"{at}.type", kind, sorted({*_REQUIRED, *_OTHER_TYPES}))
+        raise invalid_value(f"{at}.type", kind, sorted({*_REQUIRED, *_OTHER_TYPES}))
     return kind
 
 
@@ -167,7 +173,7 @@ def _stored(item_id: str, vault: Vault) -> Item:
 def _check_message(item: Mapping[str, Any], at: str) -> None:
     role, content = item["role"], item["content"]
     if role not in _PARTS_BY_ROLE:
-        raise _invalid_value(f"{at}.role", role, sorted(_PARTS_BY_ROLE))
+        raise invalid_value(f"{at}.role", role, sorted(_PARTS_BY_ROLE))
     if isinstance(content, str):
         if len(content) > MAX_STRING_CHARS:
             raise too_long(f"{at}.content", content)
@@ -186,7 +192,7 @@ def _check_part(part: object, role: str, at: str) -> None:
         raise missing(f"{at}.type")
     if kind not in allowed:
         # The API names the part, not its type, as the parameter.
-        raise _invalid_value(at, kind, allowed)
+        raise invalid_value(at, kind, allowed)
     _check_part_content(part, str(kind), at)
 
 
@@ -201,14 +207,6 @@ def _check_part_content(part: Mapping[str, Any], kind: str, at: str) -> None:
             raise too_long(f"{at}.{name}", part[name])
     if kind == "input_image" and not (part.get("image_url") or part.get("file_id")):
         raise missing(f"{at}.image_url")
-
-
-def _invalid_value(param: str, value: object, supported: Sequence[str]) -> ApiError:
-    names = [f"'{name}'" for name in supported]
-    listed = f"{', '.join(names[:-1])}, and {names[-1]}" if len(names) > 2 else " and ".join(names)  # noqa: PLR2004  # grammar
-    return ApiError(
-        f"Invalid value: '{value}'. Supported values are: {listed}.", param=param, code="invalid_value"
-    )
 
 
 def _check_calls(items: Sequence[Item]) -> None:

@@ -1,21 +1,32 @@
-"""One request in the wire format of the OpenAI Responses API: read, resolved, and answered in kind."""
+"""One request in the wire format of the OpenAI Responses API: read, resolved, and answered in kind.
 
-import json
+Where a step says what this API cannot: half an end is no end at all; an error in the last chunk is a
+failed response; `pause_turn` and `context_window` stop as max_output_tokens does, `refusal` as
+content_filter.
+"""
+
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from turnkeeper_ops.simulator.answers import count_tokens
+from turnkeeper_ops.simulator.encoding import EVENT_STREAM, JSON, body_frames, encode_event
 from turnkeeper_ops.simulator.openai_errors import (
     ApiError,
     error_body,
     lost_anchor,
-    status_body,
-    status_headers,
+    plain_status,
 )
-from turnkeeper_ops.simulator.responses_events import EventSeries, MakeId, encode_event, output_usage
+from turnkeeper_ops.simulator.responses_events import EventSeries, MakeId, output_usage
 from turnkeeper_ops.simulator.responses_items import chars_of, check_history, resolve, text_of
-from turnkeeper_ops.simulator.scripts import ErrorEventStep, ErrorShape, LostAnchorStep, StatusStep
+from turnkeeper_ops.simulator.scripts import (
+    ErrorEventStep,
+    ErrorShape,
+    LostAnchorStep,
+    Missing,
+    StatusStep,
+    StopReason,
+)
 from turnkeeper_ops.simulator.vault import Item, StoredResponse, Vault, history
 from turnkeeper_ops.simulator.wire import Frame, FrameKind, PlainResponse, Prompt, Reply
 
@@ -37,6 +48,11 @@ class ResponsesRequest:
     def store(self) -> bool:
         """Whether the answer can be retrieved and continued from; on unless it is switched off."""
         return self.parameters.get("store") is not False
+
+    @property
+    def background(self) -> bool:
+        """Whether the model goes on when the client is gone."""
+        return bool(self.parameters.get("background"))
 
     @property
     def instructions(self) -> str:
@@ -83,11 +99,13 @@ class ResponsesWire:
     """Seconds since the epoch."""
     final: dict[str, Any] = field(default_factory=dict)
     """The response at its end; filled by `frames`."""
+    _told: list[Frame] = field(default_factory=list)
+    """Encoded once: a background response is told to several, with the same ids."""
 
     @property
     def content_type(self) -> str:
         """The content type of an answer."""
-        return "text/event-stream; charset=utf-8" if self.request.stream else "application/json"
+        return EVENT_STREAM if self.request.stream else JSON
 
     @property
     def streams(self) -> bool:
@@ -95,13 +113,28 @@ class ResponsesWire:
         return self.request.stream
 
     def frames(self, reply: Reply) -> list[Frame]:
-        """Encode the whole answer; the last frame is the terminal one."""
-        series = EventSeries(self._response(status="in_progress"), self.make_id, encrypted=self._encrypted)
-        series.open()
-        series.say(reply)
-        self.final = self._final(reply, series.output)
-        series.close(self.final)
-        return series.frames if self.request.stream else _body_frames(self.final, len(reply.chunks))
+        """Encode the whole answer; the last frame is the terminal one.
+
+        A background response without a stream is only announced: nothing in that body is an answer.
+        """
+        if self.request.background and not self.request.stream:
+            return [Frame(piece.data) for piece in body_frames(self.snapshot("queued"), 1)]
+        if not self._told:
+            series = EventSeries(self._opening(), self.make_id, encrypted=self._encrypted)
+            series.open()
+            series.say(reply)
+            self.final = self._final(reply, series.output)
+            series.close(self.final)
+            self._told = series.frames
+        return self._told if self.request.stream else body_frames(self.final, len(reply.chunks))
+
+    def loose_end(self, missing: Missing) -> bytes:  # noqa: ARG002  # one event, one end
+        """Return nothing: the terminal event is one, and it comes or does not come."""
+        return b""
+
+    def torn_frame(self) -> bytes:
+        """Return a piece of text that cannot be decoded."""
+        return b'data: {"type":"response.output_text.delta","delta":"\n\n'
 
     def error_frames(self, step: ErrorEventStep, sent: int) -> list[Frame]:
         """Encode an error that strikes a stream after *sent* frames."""
@@ -112,22 +145,33 @@ class ResponsesWire:
 
     def plain_error(self, step: ErrorEventStep) -> PlainResponse:
         """Say the error of *step* without a stream: as a failed response, or else with status 500."""
-        if step.shape is ErrorShape.RESPONSE_FAILED:
-            return PlainResponse(status=200, body=self._failed(step), headers={})
+        if step.shape in {ErrorShape.RESPONSE_FAILED, ErrorShape.FINISH_REASON}:
+            return PlainResponse(status=200, body=self.failed(step), headers={})
         body = error_body(step.message, kind=step.error_type, code=step.code)
         return PlainResponse(status=500, body=body, headers={})
 
     def plain(self, step: StatusStep) -> PlainResponse:
         """Fill in what the provider would say with this status."""
-        body = status_body(step.status) if step.body is None else step.body
-        headers = status_headers(step.status) if step.headers is None else step.headers
-        return PlainResponse(status=step.status, body=body, headers=headers)
+        return plain_status(step, "input")
 
     def lost_anchor(self, step: LostAnchorStep) -> PlainResponse:
         """Say that the anchor is gone, in the spelling of *step*."""
         anchor = self.request.parameters.get("previous_response_id") or self.response_id
         status, body = lost_anchor(step.spelling, anchor)
         return PlainResponse(status=step.status or status, body=body, headers={})
+
+    def as_stream(self) -> "ResponsesWire":
+        """Return the same answer as a stream, whether the client asked for one or not."""
+        streaming = replace(self.request, parameters={**self.request.parameters, "stream": True})
+        return replace(self, request=streaming)
+
+    def snapshot(self, status: str) -> dict[str, Any]:
+        """Return the response before its end."""
+        return self._response(status=status)
+
+    def failed(self, step: ErrorEventStep) -> dict[str, Any]:
+        """Return the response that the error of *step* has ended."""
+        return self._response(status="failed", error={"code": step.code, "message": step.message})
 
     def stored(self) -> StoredResponse | None:
         """Return what is to be stored, or None where the request forbids it."""
@@ -155,19 +199,19 @@ class ResponsesWire:
                 return [("error", {"code": step.code, "message": step.message, "param": None})]
             case ErrorShape.NESTED:
                 return [("error", nested)]
-            case ErrorShape.RESPONSE_FAILED:
-                return [("response.failed", {"response": self._failed(step)})]
+            case ErrorShape.RESPONSE_FAILED | ErrorShape.FINISH_REASON:
+                return [("response.failed", {"response": self.failed(step)})]
             case ErrorShape.ERROR_THEN_FAILED:
-                return [("error", nested), ("response.failed", {"response": self._failed(step)})]
+                return [("error", nested), ("response.failed", {"response": self.failed(step)})]
 
-    def _failed(self, step: ErrorEventStep) -> dict[str, Any]:
-        return self._response(status="failed", error={"code": step.code, "message": step.message})
+    def _opening(self) -> dict[str, Any]:
+        return self._response(status="queued" if self.request.background else "in_progress")
 
     def _final(self, reply: Reply, output: list[dict[str, Any]]) -> dict[str, Any]:
         return self._response(
             status="incomplete" if reply.stopped else "completed",
             output=output,
-            incomplete_details={"reason": reply.stopped} if reply.stopped else None,
+            incomplete_details={"reason": _REASONS[reply.stopped]} if reply.stopped else None,
             completed_at=None if reply.stopped else int(self.now),
             usage=self._usage(reply),
         )
@@ -191,7 +235,7 @@ class ResponsesWire:
             "object": "response",
             "created_at": int(self.now),
             "status": status,
-            "background": False,
+            "background": self.request.background,
             "completed_at": None,
             "error": None,
             "incomplete_details": None,
@@ -204,6 +248,13 @@ class ResponsesWire:
         }
 
 
+_REASONS: Mapping[StopReason, str] = {
+    "max_output_tokens": "max_output_tokens",
+    "content_filter": "content_filter",
+    "pause_turn": "max_output_tokens",
+    "refusal": "content_filter",
+    "context_window": "max_output_tokens",
+}
 _ECHOED = (
     "instructions",
     "max_output_tokens",
@@ -250,11 +301,3 @@ def _previous(response_id: str | None, vault: Vault) -> StoredResponse | None:
             code="previous_response_not_found",
         )
     return previous
-
-
-def _body_frames(response: Mapping[str, Any], pieces: int) -> list[Frame]:
-    """Cut a JSON body into as many chunks as a stream would have, so that every fault can strike it too."""
-    body = json.dumps(response).encode()
-    size = -(-len(body) // max(1, pieces))
-    parts = [body[start : start + size] for start in range(0, len(body), size)]
-    return [*(Frame(part, FrameKind.CHUNK) for part in parts), Frame(b"\n", FrameKind.TERMINAL)]

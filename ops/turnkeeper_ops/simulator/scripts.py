@@ -5,9 +5,17 @@ answers plainly.  Nothing here knows a wire format or a socket.
 """
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, StringConstraints
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    StringConstraints,
+    model_validator,
+)
 
 Milliseconds = Annotated[float, Field(ge=0, le=86_400_000, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
@@ -50,6 +58,10 @@ class Answering(ScriptPart):
     search: str | None = None
     """The query of a web search that precedes the answer; it brings its reasoning item along."""
     calls: tuple[FunctionCall, ...] = ()
+    queued_seconds: Seconds = 0
+    """Background responses stay `queued` this long before the model begins; a day is for ever."""
+    resumable: bool = True
+    """False: the stream of a background response cannot be taken up again, as if it were too old."""
 
 
 class AnswerStep(Answering):
@@ -58,11 +70,20 @@ class AnswerStep(Answering):
     type: Literal["answer"] = "answer"
 
 
+class Complaint(StrEnum):
+    """What a provider may complain of, each in its own words, under a status that means other things too."""
+
+    QUOTA = "quota"
+    CONTEXT_OVERFLOW = "context_overflow"
+
+
 class StatusStep(ScriptPart):
     """The request is refused with an HTTP status."""
 
     type: Literal["status"] = "status"
     status: Annotated[int, Field(ge=300, le=599)]
+    complaint: Complaint | None = None
+    """What the provider complains of, where the status alone does not tell; None: what is usual."""
     headers: dict[str, str] | None = None
     """None: what the provider would send with this status (429: `Retry-After: 1`)."""
     body: Any = None
@@ -72,13 +93,18 @@ class StatusStep(ScriptPart):
 
 
 class ErrorShape(StrEnum):
-    """How an error rides inside a stream; all of them have been seen."""
+    """How an error rides inside a stream; all of them have been seen.
+
+    The names are those of the Responses API; the other wire formats take the nearest they have.
+    """
 
     NESTED = "nested"
     FLAT = "flat"
     RESPONSE_FAILED = "response_failed"
     ERROR_THEN_FAILED = "error_then_failed"
     """A nested error and the failed response after it: one failure, told twice."""
+    FINISH_REASON = "finish_reason"
+    """The last chunk says `finish_reason: "error"` and carries the error, as OpenRouter does it."""
 
 
 class ErrorEventStep(Answering):
@@ -106,11 +132,51 @@ class ResetStep(Answering):
     at: Moment = 2
 
 
+class Missing(StrEnum):
+    """What a stream's end lacks.  Where a wire format has one terminal event alone, that is all of it."""
+
+    EVERYTHING = "everything"
+    """Nothing that ends an answer comes."""
+    DONE = "done"
+    """The reason comes (`finish_reason`, `stop_reason`); the mark (`[DONE]`, `message_stop`) does not."""
+    REASON = "reason"
+    """The mark comes, and the reason is null: so does Ollama."""
+
+
+Http2Code = Annotated[int, Field(ge=0, le=0xFFFF_FFFF)]
+
+
+class ResetStreamStep(Answering):
+    """HTTP/2: the answer ends with RST_STREAM, the connection lives on.  HTTP/1.1: the connection is reset."""
+
+    type: Literal["reset_stream"] = "reset_stream"
+    at: Moment = 2
+    code: Http2Code = 2
+    """2 is INTERNAL_ERROR, 7 REFUSED_STREAM, 8 CANCEL, 11 ENHANCE_YOUR_CALM."""
+
+
+class GoAwayStep(Answering):
+    """HTTP/2: the server says GOAWAY and closes the connection.  HTTP/1.1: the connection is closed."""
+
+    type: Literal["go_away"] = "go_away"
+    at: Moment = 2
+    code: Http2Code = 0
+    """0 is NO_ERROR, as of a server that is being replaced; 11 ENHANCE_YOUR_CALM."""
+
+
 class EndStep(Answering):
-    """The body ends as HTTP requires, but the answer's terminal event never comes."""
+    """The body ends as HTTP requires, but the answer's terminal event never comes, or not all of it."""
 
     type: Literal["end"] = "end"
     at: Moment = "before_terminal"
+    missing: Missing = Missing.EVERYTHING
+    """Anything but everything asks for `at` before_terminal."""
+
+    @model_validator(mode="after")
+    def _half_an_end_is_at_the_end(self) -> Self:
+        if self.missing is not Missing.EVERYTHING and self.at != "before_terminal":
+            raise ValueError("half an end can only be missing at before_terminal")
+        return self
 
 
 class StallStep(Answering):
@@ -142,8 +208,12 @@ class MalformedStep(Answering):
 
     type: Literal["malformed"] = "malformed"
     at: Moment = 2
-    frame: str = 'data: {"type":"response.output_text.delta","delta":"\n\n'
-    """Sent as it stands."""
+    frame: str | None = None
+    """Sent as it stands; None: a piece of text of this wire format, torn in the middle."""
+
+
+StopReason: TypeAlias = Literal["max_output_tokens", "content_filter", "pause_turn", "refusal", "context_window"]
+"""Why an answer stops early; a wire format that lacks one of them says the nearest."""
 
 
 class IncompleteStep(Answering):
@@ -151,8 +221,8 @@ class IncompleteStep(Answering):
 
     type: Literal["incomplete"] = "incomplete"
     at: NonNegativeInt = 2
-    """Chunks of text that are kept; 0: none, and no message either."""
-    reason: Literal["max_output_tokens", "content_filter"] = "max_output_tokens"
+    """Chunks of text and call arguments that are kept; 0: none, and no message either."""
+    reason: StopReason = "max_output_tokens"
 
 
 class EmptyStep(ScriptPart):
@@ -198,6 +268,8 @@ AnsweringStep: TypeAlias = (
     | ErrorEventStep
     | CutStep
     | ResetStep
+    | ResetStreamStep
+    | GoAwayStep
     | EndStep
     | StallStep
     | DripStep

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable
 from functools import partial
 
-from turnkeeper_ops.simulator.connection import Connection
+from turnkeeper_ops.simulator.entrance import Entrance
 from turnkeeper_ops.simulator.ready_made import ready_made_scripts
 from turnkeeper_ops.simulator.routes import handle
 from turnkeeper_ops.simulator.state import Settings, State, read_clocks
@@ -54,7 +54,7 @@ async def serve(settings: Settings, *, announce: Callable[[str], None]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    connections: set[Connection] = set()
+    connections: set[asyncio.Transport] = set()
     server = await _listen(settings, connections)
     port = server.sockets[0].getsockname()[1]
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
@@ -67,7 +67,7 @@ async def serve(settings: Settings, *, announce: Callable[[str], None]) -> None:
     await asyncio.sleep(0)
 
 
-async def _listen(settings: Settings, connections: set[Connection]) -> asyncio.Server:
+async def _listen(settings: Settings, connections: set[asyncio.Transport]) -> asyncio.Server:
     scripts = ready_made_scripts() | settings.scripts
     state = State(settings=settings, book=ScriptBook(scripts), started=read_clocks())
     handler = partial(handle, state)
@@ -76,7 +76,7 @@ async def _listen(settings: Settings, connections: set[Connection]) -> asyncio.S
         raise CannotListen(settings.host, settings.port, f"ports end at {MAX_PORT}")
     try:
         return await asyncio.get_running_loop().create_server(
-            lambda: Connection(handler, connections), settings.host, settings.port, backlog=BACKLOG
+            lambda: Entrance(handler, connections), settings.host, settings.port, backlog=BACKLOG
         )
     except OSError as error:
         raise CannotListen(settings.host, settings.port, _reason(error)) from error

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from turnkeeper_ops.simulator.generations import Generations
 from turnkeeper_ops.simulator.journal import Instant, Journal
 from turnkeeper_ops.simulator.scripts import Script
 from turnkeeper_ops.simulator.turns import ScriptBook
@@ -42,4 +43,5 @@ class State:
     started: Instant
     vault: Vault = field(default_factory=Vault)
     journal: Journal = field(default_factory=Journal)
+    generations: Generations = field(default_factory=Generations)
     clock: Callable[[], Instant] = read_clocks

@@ -84,13 +84,15 @@ class Vault:
             self._reasoning.pop(item["id"], None)
         return True
 
-    def drop_conversation(self, response_id: str) -> None:
-        """Drop every response of the conversation that *response_id* belongs to."""
+    def drop_conversation(self, response_id: str) -> list[str]:
+        """Drop every response of the conversation that *response_id* belongs to; return their ids."""
         response = self._responses.get(response_id)
         if response is None:
-            return
-        for other in [each.id for each in self._responses.values() if each.conversation == response.conversation]:
+            return []
+        lost = [each.id for each in self._responses.values() if each.conversation == response.conversation]
+        for other in lost:
             self.delete(other)
+        return lost
 
     def clear(self) -> int:
         """Drop everything, as an expired retention would; return how many responses that was."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple, Protocol
 
-from turnkeeper_ops.simulator.scripts import ErrorEventStep, LostAnchorStep, StatusStep
+from turnkeeper_ops.simulator.scripts import ErrorEventStep, LostAnchorStep, Missing, StatusStep, StopReason
 
 Headers = Mapping[str, str]
 
@@ -18,6 +18,8 @@ Headers = Mapping[str, str]
 class FrameKind(Enum):
     """What a frame means to the core."""
 
+    START = "start"
+    """The model begins; what waits in a queue, waits before it."""
     EVENT = "event"
     """Scaffolding; it follows the frame before it without a wait."""
     CHUNK = "chunk"
@@ -38,9 +40,17 @@ class Call:
     """A function call of the model."""
 
     name: str
-    arguments: str
+    pieces: tuple[str, ...]
+    """The arguments in the pieces in which they are streamed; they need not be JSON."""
     call_id: str | None
     """None: the wire format makes one."""
+    whole: bool = True
+    """False: the answer stopped in the middle of the arguments."""
+
+    @property
+    def arguments(self) -> str:
+        """The arguments in one piece."""
+        return "".join(self.pieces)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +77,7 @@ class Reply:
     reasoning: str | None = None
     search: str | None = None
     calls: tuple[Call, ...] = ()
-    stopped: str | None = None
+    stopped: StopReason | None = None
     """Why the answer stopped early; None: it completed."""
 
 
@@ -79,6 +89,14 @@ class PlainResponse:
     body: object
     """An object is sent as JSON, a string as HTML."""
     headers: Headers
+
+
+class Refused(Exception):
+    """A request that is refused, in the words of the API that it came through."""
+
+    def plain(self) -> PlainResponse:
+        """Return the response that says so."""
+        raise NotImplementedError
 
 
 class Wire(Protocol):
@@ -96,6 +114,14 @@ class Wire(Protocol):
 
     def frames(self, reply: Reply) -> list[Frame]:
         """Encode the whole answer; the last frame is the terminal one."""
+        ...
+
+    def loose_end(self, missing: Missing) -> bytes:
+        """Return what is left of the terminal frame without what is *missing*; it was encoded by `frames`."""
+        ...
+
+    def torn_frame(self) -> bytes:
+        """Return a piece of text that cannot be decoded."""
         ...
 
     def error_frames(self, step: ErrorEventStep, sent: int) -> list[Frame]:

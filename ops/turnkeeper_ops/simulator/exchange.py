@@ -1,0 +1,119 @@
+"""One request to the model, from its arrival to its last byte, in whatever API it came.
+
+An API is one subclass: how it reads a request, and in which words it refuses one.
+"""
+
+import secrets
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import ClassVar
+
+from turnkeeper_ops.simulator.actions import Action, Scene, perform, respond
+from turnkeeper_ops.simulator.channel import Channel, Request
+from turnkeeper_ops.simulator.generations import GeneratingStep
+from turnkeeper_ops.simulator.journal import Entry
+from turnkeeper_ops.simulator.play import Stage, sleep
+from turnkeeper_ops.simulator.scripts import Step
+from turnkeeper_ops.simulator.state import State
+from turnkeeper_ops.simulator.turns import UnknownScript, sender_of
+from turnkeeper_ops.simulator.wire import Headers, Prompt, Refused, Wire
+
+
+def make_id(prefix: str) -> str:
+    """Return a fresh id, such as `msg_…`."""
+    return f"{prefix}_{secrets.token_hex(24)}"
+
+
+async def answer(kind: "type[Exchange]", state: State, request: Request, connection: Channel) -> None:
+    """Answer one request to the model, and log it."""
+    entry = state.journal.open(
+        api=kind.api, sender=sender_of(request.headers), arrived=state.clock(), body_bytes=len(request.body)
+    )
+    exchange = kind(state, entry)
+    stage = Stage(
+        connection=connection,
+        entry=entry,
+        clock=state.clock,
+        headers=exchange.headers(),
+        commit=exchange.commit,
+        pause=exchange.pause,
+    )
+    await stage.play(exchange.actions(request))
+
+
+class Exchange(ABC):
+    """How one request is answered: checked, matched with its step, and performed."""
+
+    api: ClassVar[str]
+    """The API's name in the log."""
+
+    def __init__(self, state: State, entry: Entry) -> None:
+        self.state = state
+        self.entry = entry
+
+    def actions(self, request: Request) -> Iterator[Action]:
+        """Return what is to be done; a request that the API would not take is refused."""
+        try:
+            return self._perform(self.read(request))
+        except Refused as refused:
+            self.entry.detail = str(refused)
+            return respond(refused.plain(), outcome="refused")
+
+    # What each API does in its own way.
+
+    @abstractmethod
+    def headers(self) -> Headers:
+        """Return the headers that the provider sends with everything."""
+
+    @abstractmethod
+    def read(self, request: Request) -> Prompt:
+        """Check the request, note it in the log, and return what the model reads.
+
+        Raises:
+            Refused: In the API's own words.
+        """
+
+    @abstractmethod
+    def wire(self, prompt: Prompt) -> Wire:
+        """Return the answering side; called once, after `read`."""
+
+    @abstractmethod
+    def too_long(self, prompt: Prompt) -> Refused:
+        """Say that the prompt does not fit."""
+
+    @abstractmethod
+    def unknown_script(self, error: UnknownScript) -> Refused:
+        """Say that there is no such script."""
+
+    # What only an API that stores responses does.
+
+    def begin(self, step: Step, scene: Scene) -> Iterator[Action]:
+        """Return what is done for *step*."""
+        return perform(step, scene)
+
+    def commit(self) -> None:  # noqa: B027  # most APIs store nothing
+        """Store the answer, which is complete."""
+
+    async def pause(self, seconds: float) -> bool:
+        """Wait; return True where the answer was called off meanwhile."""
+        return await sleep(seconds)
+
+    def _perform(self, prompt: Prompt) -> Iterator[Action]:
+        if prompt.input_tokens > self.state.settings.context_tokens:
+            raise self.too_long(prompt)
+        step = self._next_step(prompt)
+        self.entry.generated = isinstance(step, GeneratingStep)
+        scene = Scene(
+            wire=self.wire(prompt),
+            prompt=prompt,
+            now=self.entry.arrived.wall,
+            chunk_delay_ms=self.state.settings.chunk_delay_ms,
+        )
+        return self.begin(step, scene)
+
+    def _next_step(self, prompt: Prompt) -> Step:
+        try:
+            self.entry.applied = self.state.book.next_step(self.entry.sender, prompt)
+        except UnknownScript as error:
+            raise self.unknown_script(error) from error
+        return self.entry.applied.step
