@@ -50,6 +50,8 @@ _SPOKEN = re.compile(
         (?P<value>(?=[a-z]{0,64}+[\d_*-])[\w*\-]{4,}+)""",
     re.VERBOSE | re.IGNORECASE,
 )
+_SHORTEST: Final = 5
+"""The shortest text that any of the patterns matches, such as `sig=a`; statuses and many codes are shorter."""
 _LONG_RUN = re.compile(r"[A-Za-z0-9_+=]{32,}+")
 
 
@@ -61,10 +63,14 @@ def mask(text: str) -> str:
     >>> mask("GET https://me:pw@host/path?sig=1 failed with Bearer abcdef")
     'GET https://***@host/path?*** failed with Bearer ***'
     """
+    if len(text) < _SHORTEST:
+        return text
     lowered = text.lower()
     for signs, pattern, replacement in _MASKS:
-        if any(sign in lowered for sign in signs):
-            text = pattern.sub(replacement, text)
+        for sign in signs:
+            if sign in lowered:
+                text = pattern.sub(replacement, text)
+                break
     return text
 
 

@@ -56,6 +56,8 @@ class Evidence:
     """Folded class names, each exception's own before its bases."""
     text: str
     """All sentences, innermost first, in lower case, without quotes and URLs: what phrases are looked for in."""
+    starts: frozenset[str]
+    """How the words of `text` begin."""
     verbatim: str
     """The same as it was written, for notations in which case, quotes or punctuation matter."""
     status: int | None

@@ -3,13 +3,14 @@
 A gate keeps words out of places where they mean something else: "timeout" in a 400 is the name of a parameter.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
+from itertools import chain
 from typing import TypeAlias
 
 from turnkeeper.errors import ErrorKind, Situation
-from turnkeeper_worker.failures.words import Phrase
+from turnkeeper_worker.failures.words import Phrase, first_found, start_of
 
 RETRY, STOP = True, False
 
@@ -96,3 +97,35 @@ class PhraseRule:
     gate: Gate
     phrases: tuple[Phrase, ...]
     situation: Situation | None = None
+
+
+class PhraseTable:
+    """Rules in their order, of which only those phrases are looked for that begin like a word of the text.
+
+    A sentence shares no word with most of the hundreds of phrases; an index spares it their search.
+    """
+
+    def __init__(self, *rules: PhraseRule) -> None:
+        self.rules = rules
+        self._phrases = [(rule, phrase) for rule in rules for phrase in rule.phrases]
+        self._by_start: dict[str, list[int]] = {}
+        for place, (_, phrase) in enumerate(self._phrases):
+            self._by_start.setdefault(start_of(phrase), []).append(place)
+
+    def __iter__(self) -> Iterator[PhraseRule]:
+        return iter(self.rules)
+
+    def find(self, text: str, starts: frozenset[str], status: int | None) -> tuple[PhraseRule, str] | None:
+        """Return the first rule that may speak under *status* and has a phrase in *text*, with the words found.
+
+        Args:
+            text: In lower case.
+            starts: How its words begin, from `starts_in`.
+            status: The HTTP status that the gates ask for.
+        """
+        lists = [self._by_start[start] for start in starts & self._by_start.keys()]
+        for place in sorted(chain.from_iterable(lists)):
+            rule, phrase = self._phrases[place]
+            if phrase[0] in text and rule.gate(status) and (seen := first_found(text, (phrase,))):
+                return rule, seen
+        return None

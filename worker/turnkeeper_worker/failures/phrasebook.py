@@ -9,6 +9,7 @@ from turnkeeper_worker.failures.gates import (
     RETRY,
     STOP,
     PhraseRule,
+    PhraseTable,
     absent,
     account,
     always,
@@ -23,7 +24,7 @@ from turnkeeper_worker.failures.gates import (
 )
 from turnkeeper_worker.failures.words import phrases
 
-PHRASES = (
+PHRASES = PhraseTable(
     PhraseRule(
         "history refused",
         ErrorKind.GENERIC,

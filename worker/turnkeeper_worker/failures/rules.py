@@ -22,7 +22,7 @@ from turnkeeper_worker.failures import chains, codes, http2, numbers
 from turnkeeper_worker.failures.codes import CodeRule
 from turnkeeper_worker.failures.evidence import Evidence, fold
 from turnkeeper_worker.failures.facts import Signal
-from turnkeeper_worker.failures.gates import PhraseRule
+from turnkeeper_worker.failures.gates import PhraseRule, PhraseTable
 from turnkeeper_worker.failures.phrasebook import PHRASES
 from turnkeeper_worker.failures.transport import NETWORK
 from turnkeeper_worker.failures.verdict import Verdict
@@ -217,11 +217,9 @@ def _by_code(evidence: Evidence, table: codes.Index) -> Verdict | None:
     return _verdict(table[name][1], name) if name else None
 
 
-def _by_phrase(evidence: Evidence, table: tuple[PhraseRule, ...]) -> Verdict | None:
-    for rule in table:
-        if rule.gate(evidence.decisive_status) and (seen := first_found(evidence.text, rule.phrases)):
-            return _verdict(rule, seen)
-    return None
+def _by_phrase(evidence: Evidence, table: PhraseTable) -> Verdict | None:
+    found = table.find(evidence.text, evidence.starts, evidence.decisive_status)
+    return _verdict(*found) if found else None
 
 
 def _verdict(rule: CodeRule | PhraseRule, seen: str) -> Verdict:

@@ -1,10 +1,10 @@
 """Words about the network: asked for last, because any sentence may mention it."""
 
 from turnkeeper.errors import ErrorKind, Situation
-from turnkeeper_worker.failures.gates import RETRY, STOP, PhraseRule, silent, transport
+from turnkeeper_worker.failures.gates import RETRY, STOP, PhraseRule, PhraseTable, silent, transport
 from turnkeeper_worker.failures.words import phrases
 
-NETWORK = (
+NETWORK = PhraseTable(
     PhraseRule(
         "first event late",
         ErrorKind.STARTUP_TIMEOUT,

@@ -11,6 +11,7 @@ from turnkeeper_worker.failures import notation
 from turnkeeper_worker.failures.evidence import Evidence, Layer, fold
 from turnkeeper_worker.failures.facts import ExceptionFact, Failure
 from turnkeeper_worker.failures.statuses import anchored_status, is_error
+from turnkeeper_worker.failures.words import starts_in
 
 MAX_HAYSTACK = 1_500
 """Characters of text that phrases are matched against."""
@@ -77,13 +78,15 @@ def unwrap(failure: Failure) -> Evidence:
     inner_first = layers[::-1]
     verbatim = "\n".join(dict.fromkeys(layer.sentence for layer in inner_first if layer.sentence))[:MAX_HAYSTACK]
     in_fields = (code for layer in inner_first for code in layer.codes)
+    text = " ".join(_URL.sub(" ", verbatim).translate(_QUOTES).lower().split())
     return Evidence(
         failure=failure,
         headers={str(name).lower(): str(value) for name, value in failure.headers.items()},
         layers=layers,
         codes={fold(code): code for code in reversed([*in_fields, *_CODE_IN_TEXT.findall(verbatim)])},
         types=tuple(dict.fromkeys(_leaf(name) for fact in failure.exceptions for name in fact.names)),
-        text=" ".join(_URL.sub(" ", verbatim).translate(_QUOTES).lower().split()),
+        text=text,
+        starts=starts_in(text),
         verbatim=verbatim,
         status=_reported_status(failure, layers),
         decisive_status=_decisive_status(failure, inner_first),

@@ -5,6 +5,7 @@ A phrase is written as it reads.  ` … ` stands for anything in between, at mos
 Plain `str.find` keeps the tables readable and the cost linear: no text can make it backtrack.
 """
 
+import re
 from collections.abc import Iterable
 from typing import TypeAlias
 
@@ -23,6 +24,9 @@ _TRIES = 8
 _PLACES = 32
 """Places at which a literal may stand inside longer words before it is given up; bounds the same."""
 _WORD = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_")
+_WORDS = re.compile(r"[a-z0-9_]++")
+_START = 5
+"""So many letters of its first word decide whether a phrase is looked for at all."""
 
 
 def phrases(written: str) -> tuple[Phrase, ...]:
@@ -33,6 +37,29 @@ def phrases(written: str) -> tuple[Phrase, ...]:
     """
     separate = (phrase.strip() for phrase in written.replace("\n", "|").split("|"))
     return tuple(_phrase(phrase) for phrase in separate if phrase)
+
+
+def starts_in(text: str) -> frozenset[str]:
+    """Return how the words of the lower-cased *text* begin, and the empty start, which every text has.
+
+    >>> sorted(starts_in("no such model"))
+    ['', 'model', 'no', 'such']
+    """
+    return frozenset(["", *[word[:_START] for word in _WORDS.findall(text)]])
+
+
+def start_of(phrase: Phrase) -> str:
+    """Return the start without which *phrase* cannot be found; empty where any text may hold it.
+
+    >>> [start_of(one) for one in phrases("model … not found | 5* | (no")]
+    ['model', '', '']
+    """
+    lead, parts = phrase
+    first = _WORDS.match(lead)
+    if first is None:
+        return ""
+    is_open = parts[0][1] and first.end() == len(lead)
+    return "" if is_open and len(first[0]) < _START else first[0][:_START]
 
 
 def first_found(text: str, wanted: Iterable[Phrase]) -> str | None:
