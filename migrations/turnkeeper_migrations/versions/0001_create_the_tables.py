@@ -41,9 +41,7 @@ def upgrade() -> None:
         sa.Column("pid", sa.Integer(), nullable=False),
         sa.Column("concurrency", sa.Integer(), nullable=False),
         sa.Column("started_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
-        sa.Column(
-            "heartbeat_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False
-        ),
+        sa.Column("heartbeat_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_workers")),
     )
     op.create_table(
@@ -73,9 +71,7 @@ def upgrade() -> None:
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("started_at", sa.DateTime(timezone=True)),
         sa.Column("finished_at", sa.DateTime(timezone=True)),
-        sa.CheckConstraint(
-            "(state = 'failed') = (error IS NOT NULL)", name=op.f("ck_turns_failed_has_an_error")
-        ),
+        sa.CheckConstraint("(state = 'failed') = (error IS NOT NULL)", name=op.f("ck_turns_failed_has_an_error")),
         sa.CheckConstraint(
             "(state = 'running') = (worker_id IS NOT NULL)", name=op.f("ck_turns_running_has_a_worker")
         ),
@@ -99,9 +95,7 @@ def upgrade() -> None:
             name=op.f("ck_turns_counts_range"),
         ),
         sa.ForeignKeyConstraint(["chat_id"], ["chats.id"], name=op.f("fk_turns_chat_id"), ondelete="CASCADE"),
-        sa.ForeignKeyConstraint(
-            ["retry_of"], ["turns.id"], name=op.f("fk_turns_retry_of"), ondelete="SET NULL"
-        ),
+        sa.ForeignKeyConstraint(["retry_of"], ["turns.id"], name=op.f("fk_turns_retry_of"), ondelete="SET NULL"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_turns")),
         sa.UniqueConstraint("chat_id", "seq", name=op.f("uq_turns_chat_id_seq")),
     )
@@ -119,9 +113,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_turns_one_runs", "turns", ["chat_id"], unique=True, postgresql_where=sa.text("state = 'running'")
     )
-    op.create_index(
-        "ix_turns_open", "turns", ["chat_id", "seq"], postgresql_where=sa.text("finished_at IS NULL")
-    )
+    op.create_index("ix_turns_open", "turns", ["chat_id", "seq"], postgresql_where=sa.text("finished_at IS NULL"))
     op.create_table(
         "attempts",
         sa.Column("turn_id", sa.Uuid(), nullable=False),
@@ -152,9 +144,7 @@ def upgrade() -> None:
         sa.CheckConstraint(
             "step > 0 AND number > 0 AND epoch > 0 AND delay_ms >= 0", name=op.f("ck_attempts_numbers_range")
         ),
-        sa.ForeignKeyConstraint(
-            ["turn_id"], ["turns.id"], name=op.f("fk_attempts_turn_id"), ondelete="CASCADE"
-        ),
+        sa.ForeignKeyConstraint(["turn_id"], ["turns.id"], name=op.f("fk_attempts_turn_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("turn_id", "step", "number", name=op.f("pk_attempts")),
     )
     op.create_table(
@@ -177,12 +167,8 @@ def upgrade() -> None:
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.CheckConstraint("role IN ('assistant', 'user')", name=op.f("ck_messages_role_known")),
         sa.CheckConstraint("position >= 0 AND turn_seq > 0", name=op.f("ck_messages_place_range")),
-        sa.ForeignKeyConstraint(
-            ["chat_id"], ["chats.id"], name=op.f("fk_messages_chat_id"), ondelete="CASCADE"
-        ),
-        sa.ForeignKeyConstraint(
-            ["turn_id"], ["turns.id"], name=op.f("fk_messages_turn_id"), ondelete="CASCADE"
-        ),
+        sa.ForeignKeyConstraint(["chat_id"], ["chats.id"], name=op.f("fk_messages_chat_id"), ondelete="CASCADE"),
+        sa.ForeignKeyConstraint(["turn_id"], ["turns.id"], name=op.f("fk_messages_turn_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("turn_id", "position", name=op.f("pk_messages")),
     )
     op.create_index("ix_messages_history", "messages", ["chat_id", "turn_seq", "position"], unique=False)
@@ -204,9 +190,7 @@ def upgrade() -> None:
         sa.CheckConstraint(
             "state IN ('finished', 'interrupted', 'started')", name=op.f("ck_tool_runs_state_known")
         ),
-        sa.ForeignKeyConstraint(
-            ["turn_id"], ["turns.id"], name=op.f("fk_tool_runs_turn_id"), ondelete="CASCADE"
-        ),
+        sa.ForeignKeyConstraint(["turn_id"], ["turns.id"], name=op.f("fk_tool_runs_turn_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("turn_id", "call_id", name=op.f("pk_tool_runs")),
     )
 
