@@ -7,7 +7,8 @@ from pathlib import Path
 
 _CLONE_NEWUSER = 0x10000000
 _PR_SET_PDEATHSIG = 1
-_PR_SET_KEEPCAPS = 8
+_PR_SET_SECUREBITS = 28
+_SECBIT_NO_SETUID_FIXUP = 1 << 2
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_RAISE = 2
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -38,7 +39,9 @@ def enter_namespace_as(uid: int, gid: int) -> None:
 def become(uid: int, gid: int) -> None:
     """Become *uid* and *gid* for good, and keep one power of root through `exec`: to pass closed folders."""
     libc = _libc()
-    _check(libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0))
+    # Keeps the capabilities through the change of user. Merely keeping them, as PR_SET_KEEPCAPS does, is not
+    # enough: `access` would still ask without them, and initdb believes what it says of closed folders.
+    _check(libc.prctl(_PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP, 0, 0, 0))
     os.setgroups([])
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
