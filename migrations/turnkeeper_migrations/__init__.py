@@ -54,6 +54,16 @@ def head_revision() -> str:
     return head
 
 
+def mismatch(connection: Connection) -> str | None:
+    """Say what is wrong with the database's schema; None where it is the one that this version works with."""
+    found, wanted = current_revision(connection), head_revision()
+    return (
+        None
+        if found == wanted
+        else f"its schema is at {found or 'nothing'}, not {wanted}; run `turnkeeper migrate`"
+    )
+
+
 def _config(connection: Connection | None) -> Config:
     config = Config()
     config.set_main_option("script_location", str(files("turnkeeper_migrations")))

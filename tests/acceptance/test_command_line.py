@@ -171,6 +171,22 @@ def test_a_wrong_database_url_is_one_line_that_names_the_setting(site: Site, com
     assert "TURNKEEPER_DATABASE_URL" in one_line(ran.err)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [["enqueue", "--provider", "openai", "--model", "m", "Hi"], ["worker"]],
+    ids=["a producer", "a worker"],
+)
+def test_who_finds_a_database_without_tables_says_that_it_wants_to_be_migrated(
+    site: Site, command: list[str]
+) -> None:
+    site.running.postgres.create_database("empty")
+
+    ran = site.cli(*command, TURNKEEPER_DATABASE_URL=site.running.postgres.url("empty"), OPENAI_API_KEY="sk-x")
+
+    assert ran.code == 2
+    assert "run `turnkeeper migrate`" in one_line(ran.err)
+
+
 def test_classify_answers_line_by_line(site: Site) -> None:
     throttled = '{"id": "a", "http_status": 429, "headers": {"retry-after": "3"}}'
     rejected = '{"id": "b", "http_status": 401}'

@@ -204,13 +204,10 @@ def check_schema(settings: Settings) -> None:
     """Raise DatabaseUnavailable where PostgreSQL does not answer or its schema is not this version's."""
     engine = create_engine(settings.database, poolclass=NullPool)
     with explaining_database_errors(settings.database), engine.connect() as connection:
-        found = turnkeeper_migrations.current_revision(connection)
-    if found != (wanted := turnkeeper_migrations.head_revision()):
+        wrong = turnkeeper_migrations.mismatch(connection)
+    if wrong is not None:
         url = settings.database
-        raise DatabaseUnavailable(
-            f"{url.host}:{url.port or 5432}/{url.database}",
-            f"its schema is at {found or 'nothing'}, not {wanted}; run `turnkeeper migrate`",
-        )
+        raise DatabaseUnavailable(f"{url.host}:{url.port or 5432}/{url.database}", wrong)
 
 
 async def _sign_off(database: Database, worker_id: UUID) -> None:

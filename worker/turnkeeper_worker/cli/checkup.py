@@ -55,10 +55,10 @@ def _look(what: str, look: Callable[[Settings], str], settings: Settings) -> Fin
 
 def _look_at_database(settings: Settings) -> str:
     with _connected(settings) as connection:
-        found = turnkeeper_migrations.current_revision(connection)
-    if found != (wanted := turnkeeper_migrations.head_revision()):
-        raise Unwell(f"the schema is at {found or 'nothing'}, not {wanted}; run `turnkeeper migrate`")
-    return f"the schema is at {found}"
+        wrong = turnkeeper_migrations.mismatch(connection)
+    if wrong is not None:
+        raise Unwell(wrong)
+    return f"the schema is at {turnkeeper_migrations.head_revision()}"
 
 
 def _look_at_workers(settings: Settings) -> str:
