@@ -97,7 +97,7 @@ def _rest(text: str, parts: tuple[Part, ...], end: int) -> int:
     for part in parts:
         limit = end + GAP + len(part[0])
         stop = text.find(". ", end, limit)
-        start, end = _find(text, part, end, limit if stop < 0 else stop + 1)
+        start, end = _find(text, part, end, limit if stop < 0 else stop)
         if start < 0:
             return -1
     return end
