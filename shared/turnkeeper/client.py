@@ -70,9 +70,7 @@ class _Keeper:
     def _request(self, chat: UUID | str | None, text: str | None, options: dict[str, Any]) -> TurnRequest:
         given = {name: value for name, value in options.items() if value is not None}
         request = TurnRequest.parse({"chat_id": chat, "text": text, **given})
-        if request.chat_id is None and request.provider is None:
-            return request.model_copy(update={"provider": self.settings.default_provider})
-        return request
+        return request.or_default_provider(self.settings.default_provider)
 
     def _explaining(self) -> Any:
         return explaining_database_errors(self.settings.database)

@@ -26,6 +26,7 @@ from turnkeeper.events import (
 )
 from turnkeeper.exceptions import InvalidRequest
 from turnkeeper.states import TurnState
+from turnkeeper.turns import find_state
 from turnkeeper.views import TurnView, show
 
 Entry: TypeAlias = tuple[bytes, Mapping[bytes, bytes]]
@@ -83,7 +84,8 @@ def stored_events(connection: Connection, turn_id: UUID) -> list[Event]:
 
     Raises UnknownTurn or TurnRejected.
     """
-    return ending(show(connection, turn_id))
+    # Asked once a second by every follower of a quiet turn, so the whole turn is read only when it has ended.
+    return ending(show(connection, turn_id)) if find_state(connection, turn_id).is_final else []
 
 
 def ending(turn: TurnView) -> list[Event]:

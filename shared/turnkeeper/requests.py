@@ -75,6 +75,11 @@ class TurnRequest(BaseModel):
         content = self.model_dump(mode="json", exclude={"idempotency_key", "on_busy"})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
+    def or_default_provider(self, provider: str | None) -> Self:
+        """Return the request with *provider* where a new chat names none."""
+        is_unnamed = self.chat_id is None and self.provider is None
+        return self.model_copy(update={"provider": provider}) if is_unnamed else self
+
     @classmethod
     def parse(cls, content: object) -> Self:
         """Validate *content*.  Raises InvalidRequest with one line that names the field."""

@@ -71,7 +71,7 @@ async def run_once(url: URL, redis_url: str, worker: "UUID", turn_id: "UUID", be
         providers={"openai": Scripted(behaviour)},
         configs={},
         keys={},
-        policy=RetryPolicy(),
+        policy_for=lambda _config: RetryPolicy(),
         broker_horizon=seconds,
         rng=random.Random(1),
     )

@@ -24,7 +24,7 @@ from turnkeeper.keys import CANCEL_CHANNEL
 from turnkeeper.requests import TurnRequest
 from turnkeeper.turns import Cancelled, Enqueued
 from turnkeeper_worker import upkeep
-from turnkeeper_worker.config import Settings
+from turnkeeper_worker.config import ProviderConfig, Settings
 from turnkeeper_worker.database import Database
 from turnkeeper_worker.leases import Leases, Stop
 from turnkeeper_worker.live import Live
@@ -123,10 +123,11 @@ async def open_engine(settings: Settings, broker: Broker) -> AsyncIterator[Engin
         stack.push_async_callback(_sign_off, database, me.id)
         redis = _open_redis(settings)
         stack.push_async_callback(_close_redis, redis)
-        providers = open_providers(settings.all_providers(os.environ), os.environ)
+        configs = settings.all_providers(os.environ)
+        providers = open_providers(configs, os.environ)
         for provider in providers.values():
             stack.push_async_callback(provider.close)
-        engine = _assemble(settings, broker, me, database, redis, providers)
+        engine = _assemble(settings, broker, me, database, redis, configs, providers)
         stack.push_async_callback(engine.live.flush)
         loops = (engine.live.run, engine.leases.run, engine.rescuer.run, engine.hear_cancels)
         tasks = [asyncio.create_task(_keep_going(loop)) for loop in loops]
@@ -140,6 +141,7 @@ def _assemble(
     me: Identity,
     database: Database,
     redis: Redis,
+    configs: Mapping[str, ProviderConfig],
     providers: Mapping[str, Provider],
 ) -> Engine:
     rng = random.Random()  # noqa: S311 - for jitter, not for secrets
@@ -166,7 +168,6 @@ def _assemble(
     async def give_back(turn_id: UUID, epoch: int) -> None:
         await rescuer.welcome(await database.once(upkeep.give_back, turn_id, epoch))
 
-    configs = settings.all_providers(os.environ)
     leases = Leases(ttl=ttl, every=timedelta(seconds=settings.beat_seconds), beat=beat, give_back=give_back)
     runner = TurnRunner(
         worker_id=me.id,
@@ -175,7 +176,7 @@ def _assemble(
         providers=providers,
         configs=configs,
         keys={name: config.credential(os.environ) for name, config in configs.items()},
-        policy=settings.retry,
+        policy_for=settings.retry_policy,
         broker_horizon=timedelta(seconds=settings.broker_horizon_seconds),
         rng=rng,
     )

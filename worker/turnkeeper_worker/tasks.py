@@ -79,9 +79,7 @@ def submit_turn(self: Task, request: Any) -> str:
     """
     turn_id = _turn_id(str(self.request.id))
     try:
-        parsed = TurnRequest.parse(request)
-        if parsed.chat_id is None and parsed.provider is None:
-            parsed = parsed.model_copy(update={"provider": app.settings.default_provider})
+        parsed = TurnRequest.parse(request).or_default_provider(app.settings.default_provider)
         enqueued = app.runtime.enqueue(parsed, turn_id).result()
     except TurnkeeperError as error:
         app.runtime.reject(turn_id, str(error)).result()

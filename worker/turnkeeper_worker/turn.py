@@ -12,7 +12,7 @@ import asyncio
 import random
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import assert_never
@@ -69,7 +69,7 @@ class TurnRunner:
     configs: Mapping[str, ProviderConfig]
     keys: Mapping[str, str]
     """A fingerprint of each provider's API key."""
-    policy: RetryPolicy
+    policy_for: Callable[[ProviderConfig | None], RetryPolicy]
     broker_horizon: timedelta
     rng: random.Random
 
@@ -244,13 +244,12 @@ class TurnRunner:
                 assert_never(other)
 
     def _decide(self, turn: Claimed, classified: Classified, elapsed: timedelta) -> Decision:
-        config = self.configs.get(turn.provider)
         return decide(
             classified,
             spent=turn.spent + 1,
             elapsed=elapsed,
             healed=turn.healed,
-            policy=(config.retry if config else None) or self.policy,
+            policy=self.policy_for(self.configs.get(turn.provider)),
             rng=self.rng,
             now=datetime.now(UTC),
         )
