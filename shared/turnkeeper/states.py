@@ -62,8 +62,11 @@ class ToolRunState(StrEnum):
     """Where one run of a tool is."""
 
     STARTED = "started"
+    """It runs, or it did when its worker was lost."""
     FINISHED = "finished"
+    """It gave a result, or the reason why there is none."""
     INTERRUPTED = "interrupted"
+    """Whether it did its work is not known, and it does not run again."""
 
 
 class OnBusy(StrEnum):

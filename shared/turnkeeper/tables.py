@@ -80,6 +80,7 @@ chats = Table(
     Column("provider", Text, nullable=False),
     Column("model", Text),
     Column("instructions", Text),
+    Column("tools", JSONB, nullable=False, server_default=text("'[]'")),
     # The seq of the newest turn; raising it is how enqueue locks the chat and takes a number.
     _count("turn_count"),
     Column("anchor", JSONB(none_as_null=True)),
@@ -105,6 +106,8 @@ turns = Table(
     # Attempts of this step that count against the retry budget; a heal or a hand back does not.
     _count("spent"),
     Column("healed", Boolean, nullable=False, server_default=text("false")),
+    # How many workers were lost while they ran it.
+    _count("lost"),
     _at("available_at"),
     # When the broker was last told; the rescue loop tells it again when that is long ago.
     _at("rung_at"),
@@ -112,6 +115,10 @@ turns = Table(
     Column("provider", Text, nullable=False),
     Column("model", Text),
     Column("options", JSONB, nullable=False, server_default=text("'{}'")),
+    Column("tools", JSONB, nullable=False, server_default=text("'[]'")),
+    Column("background", Boolean),
+    # How far a background response has come that goes on at the provider; a final turn's is to be called off.
+    Column("checkpoint", JSONB(none_as_null=True)),
     Column("idempotency_key", Text),
     Column("request_digest", Text, nullable=False),
     Column("retry_of", Uuid, ForeignKey("turns.id", ondelete="SET NULL")),
@@ -127,13 +134,20 @@ turns = Table(
     CheckConstraint(f"available_at IS NULL OR {_WAITING}", name="only_waiting_is_available"),
     CheckConstraint("state <> 'retrying' OR available_at IS NOT NULL", name="retrying_is_due_sometime"),
     CheckConstraint("(state = 'failed') = (error IS NOT NULL)", name="failed_has_an_error"),
-    CheckConstraint("seq > 0 AND epoch >= 0 AND step > 0 AND attempt >= 0 AND spent >= 0", name="counts_range"),
+    CheckConstraint(
+        "seq > 0 AND epoch >= 0 AND step > 0 AND attempt >= 0 AND spent >= 0 AND lost >= 0", name="counts_range"
+    ),
 )
 
 Index("ix_turns_one_runs", turns.c.chat_id, unique=True, postgresql_where=text("state = 'running'"))
 Index("ix_turns_open", turns.c.chat_id, turns.c.seq, postgresql_where=text("finished_at IS NULL"))
 Index("ix_turns_due", turns.c.available_at, postgresql_where=text("available_at IS NOT NULL"))
 Index("ix_turns_held", turns.c.worker_id, postgresql_where=text("state = 'running'"))
+Index(
+    "ix_turns_abandoned",
+    turns.c.finished_at,
+    postgresql_where=text("checkpoint IS NOT NULL AND finished_at IS NOT NULL"),
+)
 Index(
     "ix_turns_idempotency",
     turns.c.owner,
@@ -154,6 +168,8 @@ messages = Table(
     Column("parts", JSONB, nullable=False),
     Column("provider", Text),
     Column("model", Text),
+    # Who sealed what only its writer can read: a fingerprint of provider, address and key.
+    Column("credential", Text),
     Column("response_id", Text),
     # Changes with the content, whoever changes it: what an anchor stands for is compared by these.
     Column("digest", Text, Computed("md5(role || ' ' || parts::text)", persisted=True), nullable=False),
@@ -174,6 +190,8 @@ attempts = Table(
     Column("provider", Text, nullable=False),
     Column("model", Text),
     Column("chained", Boolean, nullable=False),
+    # It came back to a background response that an earlier attempt had asked for.
+    Column("resumed", Boolean, nullable=False, server_default=text("false")),
     Column("outcome", Text, nullable=False, server_default=text("'running'")),
     Column("error", JSONB(none_as_null=True)),
     # What decided: status, machine code, request id, rule, evidence, hint. Never a body or a prompt.
@@ -193,17 +211,35 @@ tool_runs = Table(
     "tool_runs",
     metadata,
     Column("turn_id", Uuid, ForeignKey("turns.id", ondelete="CASCADE"), primary_key=True),
+    Column("step", Integer, primary_key=True),
     Column("call_id", Text, primary_key=True),
-    Column("step", Integer, nullable=False),
+    # The order in which the model asked, and in which the results are told.
+    Column("number", Integer, nullable=False),
     Column("name", Text, nullable=False),
+    Column("arguments", Text, nullable=False),
     Column("idempotent", Boolean, nullable=False),
     Column("state", Text, nullable=False, server_default=text("'started'")),
+    # The lease under which it runs; a run of an earlier lease can write nothing any more.
     Column("epoch", Integer, nullable=False),
     Column("result", JSONB(none_as_null=True)),
     _at("started_at", default=True),
     _at("finished_at"),
     CheckConstraint(_one_of("state", ToolRunState), name="state_known"),
     CheckConstraint("(state = 'started') = (finished_at IS NULL)", name="ended_is_finished"),
+    CheckConstraint("(state = 'started') = (result IS NULL)", name="ended_has_a_result"),
+    CheckConstraint("step > 0 AND number > 0 AND epoch > 0", name="numbers_range"),
+)
+
+chain_health = Table(
+    "chain_health",
+    metadata,
+    Column("credential", Text, primary_key=True),
+    # Broken chains since the last one that held.
+    Column("breaks", Integer, nullable=False),
+    Column("provider", Text, nullable=False),
+    _at("rests_until"),
+    _at("broken_at", default=True),
+    CheckConstraint("breaks >= 0", name="breaks_range"),
 )
 
 rejections = Table(

@@ -112,4 +112,5 @@ def test_several_hosts_may_migrate_at_once(empty_url: URL) -> None:
     with ThreadPoolExecutor(4) as hosts:
         before = list(hosts.map(lambda _: turnkeeper_migrations.upgrade(empty_url), range(4)))
 
-    assert sorted(before, key=str) == ["0002", "0002", "0002", None]
+    head = turnkeeper_migrations.head_revision()
+    assert sorted(before, key=str) == [head, head, head, None]

@@ -89,15 +89,19 @@ def test_an_attempt_in_an_impossible_condition_is_refused(
 
 
 @pytest.mark.parametrize("state", list(ToolRunState))
-def test_a_tool_run_has_ended_when_its_state_says_so(stage: "Stage", state: ToolRunState) -> None:
-    turn_id = stage.turn(TurnState.RUNNING)
-    run = {"turn_id": turn_id, "call_id": "1", "step": 1, "name": "look", "idempotent": True, "epoch": 1}
+@pytest.mark.parametrize("missing", ["finished_at", "result"])
+def test_a_tool_run_has_its_end_and_its_result_when_its_state_says_so(
+    stage: "Stage", state: ToolRunState, missing: str
+) -> None:
     is_over = state is not ToolRunState.STARTED
+    run = {"turn_id": stage.turn(TurnState.RUNNING), "step": 1, "call_id": "1", "number": 1, "name": "look"}
+    right = {"finished_at": NOW, "result": {}} if is_over else {"finished_at": None, "result": None}
+    wrong = right | {missing: None if is_over else {"finished_at": NOW, "result": {}}[missing]}
 
-    with pytest.raises(IntegrityError, match="ended_is_finished"):
+    with pytest.raises(IntegrityError, match="ended_is_finished" if missing == "finished_at" else "ended_has_a"):
         stage.do(
             Connection.execute,
-            insert(tool_runs).values(**run, state=state, finished_at=None if is_over else NOW),
+            insert(tool_runs).values(**run, arguments="{}", idempotent=True, epoch=1, state=state, **wrong),
         )
 
 

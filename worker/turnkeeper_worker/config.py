@@ -84,6 +84,17 @@ def _http_url(url: str) -> str:
     return url
 
 
+class ModelConfig(BaseModel):
+    """What differs for one model, as `[providers.NAME.models."MODEL"]` configures it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    startup_timeout_seconds: Seconds | None = None
+    """How long a call may take until its first event; 0 waits for ever, None as long as the provider's."""
+    silence_timeout_seconds: Seconds | None = None
+    """How long a stream may pause between two events; 0 waits for ever, None as long as the provider's."""
+
+
 class ProviderConfig(BaseModel):
     """One provider, as `[providers.NAME]` configures it."""
 
@@ -99,6 +110,16 @@ class ProviderConfig(BaseModel):
     """The model of turns and chats that name none."""
     store: bool = True
     """Whether the provider keeps responses, which chaining needs."""
+    threads: bool = False
+    """Continue Anthropic's message threads, kept there for an hour, instead of sending the history."""
+    background: bool = False
+    """Let responses go on when a worker dies, and come back to them; a turn may ask for something else."""
+    queue_timeout_seconds: Seconds = 300.0
+    """How long a background response may stay `queued` before it is called off; 0 waits for ever."""
+    max_chain_breaks: PositiveInt = 3
+    """So many broken chains, with none that held in between, and chaining rests for this key."""
+    chain_rest_seconds: Seconds = 3600.0
+    """How long it rests."""
     max_output_tokens: PositiveInt = 8192
     """The longest answer, where the API demands a limit (Anthropic) and the turn's options set none."""
     http2: bool = False
@@ -107,13 +128,28 @@ class ProviderConfig(BaseModel):
     """How long a call may take until its first event; 0 waits for ever."""
     silence_timeout_seconds: Seconds = 600.0
     """How long a stream may pause between two events; 0 waits for ever."""
+    models: dict[str, ModelConfig] = Field(default_factory=dict)
+    """What differs for single models."""
     retry: RetryPolicy | None = None
     """A retry policy of its own."""
 
     @property
     def keeps_responses(self) -> bool:
         """Whether a chat may continue from a response that this provider stored."""
+        return (self.store and self.api == "openai-responses") or self.threads
+
+    @property
+    def can_run_in_background(self) -> bool:
+        """Whether a response can go on without us, and be found again."""
         return self.store and self.api == "openai-responses"
+
+    @model_validator(mode="after")
+    def _asks_for_what_there_is(self) -> Self:
+        if self.threads and self.api != "anthropic-messages":
+            raise ValueError('threads are Anthropic\'s; set api = "anthropic-messages", or leave threads out')
+        if self.background and not self.can_run_in_background:
+            raise ValueError('background asks for api = "openai-responses" and store = true')
+        return self
 
     def api_key(self, environment: Mapping[str, str]) -> str | None:
         """Return the key, or None where none is set."""
@@ -152,6 +188,10 @@ class Settings(Connections):
     """How often each worker looks for due, forgotten and orphaned turns."""
     broker_horizon_seconds: Seconds = 30.0
     """Countdowns up to this go to the broker as well; longer ones wait in PostgreSQL alone."""
+    max_steps: PositiveInt = 50
+    """How many times a turn may call the model; the calls for tools of the last one are not run."""
+    checkpoint_seconds: Seconds = 2.0
+    """How often it is written down how far a background response has come."""
     coalesce_ms: Annotated[int, Field(ge=0, le=1000)] = 25
     """How long live events may be collected before they are written together."""
     events_ttl_seconds: PositiveInt = 3600

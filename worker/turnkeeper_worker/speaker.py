@@ -18,7 +18,7 @@ from turnkeeper.events import (
 )
 from turnkeeper.messages import Message, Text
 from turnkeeper_worker.live import Live
-from turnkeeper_worker.providers import Answer, Call
+from turnkeeper_worker.providers import Answer, Call, Running
 from turnkeeper_worker.store import Claimed
 
 
@@ -29,6 +29,7 @@ class Speaker:
     live: Live
     turn: Claimed
     first_event_at: datetime | None = None
+    usage: dict[str, int] | None = None
     _words: list[str] = field(default_factory=list)
 
     def started(self, response_id: str) -> None:
@@ -42,6 +43,13 @@ class Speaker:
         if kind == "text":
             self._words.append(text)
         self.live.say(TurnPart(**self._stamp, kind=kind, text=text))
+
+    def counted(self, usage: dict[str, int]) -> None:
+        """Hear what the attempt has cost so far."""
+        self.usage = usage
+
+    async def reached(self, running: Running) -> None:
+        """Hear how far a background response is."""
 
     def partial(self) -> tuple[Message, ...]:
         """Return what was said so far as a message, if it was anything."""

@@ -20,16 +20,29 @@ from turnkeeper_worker.providers.http import (
     open_client,
     stream_events,
 )
-from turnkeeper_worker.providers.interface import Answer, Call, Failed, Listener, Provider, Result
+from turnkeeper_worker.providers.interface import (
+    Answer,
+    Call,
+    CalledOff,
+    Failed,
+    Listener,
+    Provider,
+    Result,
+    Running,
+    ToolSpec,
+)
 from turnkeeper_worker.providers.stream import EventStream
 
 __all__ = [
     "Answer",
     "Call",
+    "CalledOff",
     "Failed",
     "Listener",
     "Provider",
     "Result",
+    "Running",
+    "ToolSpec",
     "open_providers",
     "unknown_provider",
     "unnamed_model",
@@ -67,6 +80,11 @@ class HttpProvider:
         stream = self.api.open_stream(listener=listener, provider=self.name, is_chained=call.is_chained)
         return await stream_events(self.client, request, stream, self.timeouts)
 
+    async def call_off(self, response_id: str) -> CalledOff:
+        """Cancel a background response; see `Provider.call_off`."""
+        del response_id
+        return CalledOff(is_over=True)
+
     async def close(self) -> None:
         """Give the connections back."""
         await self.client.aclose()
@@ -87,6 +105,11 @@ class Unusable:
             provider=self.name, signal=self.signal, body={"message": self.reason}, chained=call.is_chained
         )
         return Failed(failure=failure)
+
+    async def call_off(self, response_id: str) -> CalledOff:
+        """Do nothing: what cannot be called has nothing running."""
+        del response_id
+        return CalledOff(is_over=True)
 
     async def close(self) -> None:
         """Nothing was opened."""

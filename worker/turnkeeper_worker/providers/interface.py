@@ -2,11 +2,33 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Protocol, TypeAlias
 
 from turnkeeper.events import PartKind
 from turnkeeper.messages import Message
 from turnkeeper_worker.failures import Failure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolSpec:
+    """A tool of the worker's, as the model is told of it."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+    """The JSON schema of its arguments, an object."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """A background response that goes on at the provider, whatever becomes of our connection."""
+
+    response_id: str
+    began_at: datetime
+    """When the provider began it; a response that is still `queued` long after is given up."""
+    cursor: int
+    """The sequence number of the last event that was heard."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,9 +41,18 @@ class Call:
     history: tuple[Message, ...]
     """Repaired; only what is new where the call is chained."""
     previous_response_id: str | None = None
+    """The anchor: a response of OpenAI's, or a message of an Anthropic thread."""
     instructions: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     """Further fields of the request, as the producer gave them."""
+    tools: tuple[ToolSpec, ...] = ()
+    """The worker's tools, beside those that the options describe."""
+    background: bool = False
+    """Let the provider go on whatever becomes of our connection."""
+    running: Running | None = None
+    """The background response to come back to, instead of asking for another."""
+    continues: bool = False
+    """The last message of the history is an assistant's that was paused; the model goes on with it."""
 
     @property
     def is_chained(self) -> bool:
@@ -51,9 +82,21 @@ class Failed:
     failure: Failure
     response_id: str | None = None
     usage: dict[str, int] | None = None
+    goes_on: bool = False
+    """The background response may still be running at the provider: come back to it rather than ask anew."""
 
 
 Result: TypeAlias = Answer | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class CalledOff:
+    """What became of a background response that was to be cancelled."""
+
+    is_over: bool
+    """False where the provider could not be reached, and the response may still be running."""
+    usage: dict[str, int] | None = None
+    """What it has cost, where the provider says so."""
 
 
 class Listener(Protocol):
@@ -65,12 +108,28 @@ class Listener(Protocol):
     def said(self, kind: PartKind, text: str) -> None:
         """Hear a piece of the answer, still provisional."""
 
+    def counted(self, usage: dict[str, int]) -> None:
+        """Hear what the response has cost so far; each count replaces the one before."""
+
+    async def reached(self, running: Running) -> None:
+        """Hear how far a background response is, and keep it: what follows is heard only after that.
+
+        Called as soon as the response has an id, before any piece of it is said, and with every event that moves
+        the cursor; the listener chooses which of the later ones are worth writing down.
+        """
+
 
 class Provider(Protocol):
     """One configured provider."""
 
     async def call(self, call: Call, listener: Listener) -> Result:
-        """Make one attempt.  Raises nothing but CancelledError, and that only when we cancel."""
+        """Make one attempt.
+
+        Raises nothing but CancelledError, and that only when we cancel, and what `listener.reached` raises.
+        """
+
+    async def call_off(self, response_id: str) -> CalledOff:
+        """Cancel a background response that nobody waits for any more."""
 
     async def close(self) -> None:
         """Give the connections back."""
