@@ -10,7 +10,8 @@ from turnkeeper.events import Event, Transcript
 from turnkeeper.exceptions import TurnkeeperError
 from turnkeeper.messages import Message
 from turnkeeper.requests import TurnRequest
-from turnkeeper.states import AttemptOutcome, OnBusy, TurnState
+from turnkeeper.states import AttemptOutcome, OnBusy, ToolRunState, TurnState
+from turnkeeper.tools import Tool, ToolContext, ToolFailed
 
 if TYPE_CHECKING:
     from turnkeeper.client import AsyncTurnkeeper, Turnkeeper
@@ -23,6 +24,10 @@ __all__ = [
     "Event",
     "Message",
     "OnBusy",
+    "Tool",
+    "ToolContext",
+    "ToolFailed",
+    "ToolRunState",
     "Transcript",
     "TurnRequest",
     "TurnState",

@@ -54,6 +54,8 @@ class TurnStarted(_Event):
     provider: str
     model: str | None = None
     chained: bool = False
+    resumed: bool = False
+    """It comes back to a background response, and says again what is known of it."""
 
 
 class TurnPart(_Event):

@@ -6,6 +6,7 @@ Nothing here does I/O but `stored_events`; the clients read the stream and ask t
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import TypeAlias
 from uuid import UUID
 
@@ -90,17 +91,18 @@ def stored_events(connection: Connection, turn_id: UUID) -> list[Event]:
 
 def ending(turn: TurnView) -> list[Event]:
     """Return the events that a follower who saw nothing needs, or none while the turn goes on."""
-    said = tuple(message for message in turn.messages if message.role == "assistant")
-    position = len(turn.messages) - len(said)
+    # What stands before the model's first words is the user's, whom nobody needs to tell.
+    asked = tuple(takewhile(lambda message: message.role == "user", turn.messages))
+    position, told = len(asked), turn.messages[len(asked) :]
     common = {"turn_id": turn.id, "epoch": turn.epoch, "step": turn.step, "attempt": turn.attempt}
+    committed = [TurnCommitted(**common, position=position, messages=told)] if told else []
     match turn.state:
         case TurnState.COMPLETED:
-            committed = TurnCommitted(**common, position=position, messages=said)
-            return [committed, TurnCompleted(**common, usage=turn.usage)]
+            return [*committed, TurnCompleted(**common, usage=turn.usage)]
         case TurnState.FAILED:
             error = turn.error or ChatError(kind=ErrorKind.GENERIC, message="The turn failed.")
-            return [TurnFailed(**common, error=error)]
+            return [*committed, TurnFailed(**common, error=error)]
         case TurnState.CANCELLED:
-            return [TurnCancelled(**common, position=position, messages=said)]
+            return [TurnCancelled(**common, position=position, messages=told)]
         case TurnState.QUEUED | TurnState.RUNNING | TurnState.RETRYING:
             return []

@@ -19,6 +19,10 @@ MAX_REASON_CHARS = 500
 """The longest explanation of what is wrong with a request."""
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
+ToolNames = tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")], ...]
+
+_LATER_FIELDS = frozenset({"tools", "background"})
+"""Fields that earlier versions did not know; a fingerprint leaves them out while they are not given."""
 
 
 class TurnRequest(BaseModel):
@@ -40,6 +44,10 @@ class TurnRequest(BaseModel):
     """The system prompt of a new chat."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
     """Further fields of the provider's request, such as `{"temperature": 0}`."""
+    tools: ToolNames | None = None
+    """The workers' tools that the model may call; None takes the chat's."""
+    background: bool | None = None
+    """Whether the provider goes on when a worker dies; None takes the provider's setting."""
     owner: Annotated[str, Field(max_length=200)] = ""
     """Whose turn it is; idempotency keys are unique per owner."""
     idempotency_key: Name | None = None
@@ -49,6 +57,12 @@ class TurnRequest(BaseModel):
     def _is_storable(self) -> Self:
         for text in _texts(self.model_dump()):
             _check_storable(text)
+        return self
+
+    @model_validator(mode="after")
+    def _names_each_tool_once(self) -> Self:
+        if self.tools is not None and len(set(self.tools)) < len(self.tools):
+            raise ValueError("tools names the same tool twice")
         return self
 
     @model_validator(mode="after")
@@ -72,7 +86,8 @@ class TurnRequest(BaseModel):
 
     def digest(self) -> str:
         """Return a fingerprint that equal requests share, whatever their idempotency key."""
-        content = self.model_dump(mode="json", exclude={"idempotency_key", "on_busy"})
+        absent = {name for name in _LATER_FIELDS if getattr(self, name) is None}
+        content = self.model_dump(mode="json", exclude={"idempotency_key", "on_busy", *absent})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def or_default_provider(self, provider: str | None) -> Self:

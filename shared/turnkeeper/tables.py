@@ -106,6 +106,8 @@ turns = Table(
     # Attempts of this step that count against the retry budget; a heal or a hand back does not.
     _count("spent"),
     Column("healed", Boolean, nullable=False, server_default=text("false")),
+    # The model's answer to this step is stored, and the tools that it called are being run.
+    Column("runs_tools", Boolean, nullable=False, server_default=text("false")),
     # How many workers were lost while they ran it.
     _count("lost"),
     _at("available_at"),

@@ -131,6 +131,7 @@ def _create_chat(connection: Connection, request: TurnRequest) -> Row[Any]:
             provider=request.provider,
             model=request.model,
             instructions=request.instructions,
+            tools=list(request.tools or ()),
             turn_count=1,
         )
         .returning(chats)
@@ -206,6 +207,8 @@ def _insert_turn(
         provider=request.provider or chat.provider,
         model=request.model or (chat.model if request.provider in {None, chat.provider} else None),
         options=request.options,
+        tools=chat.tools if request.tools is None else list(request.tools),
+        background=request.background,
         idempotency_key=request.idempotency_key,
         request_digest=request.digest(),
     )
@@ -322,6 +325,8 @@ def _repeat(connection: Connection, turn: Row[Any]) -> Enqueued:
             provider=turn.provider,
             model=turn.model,
             options=turn.options,
+            tools=turn.tools,
+            background=turn.background,
             request_digest=turn.request_digest,
             retry_of=turn.id,
         )

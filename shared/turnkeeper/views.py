@@ -8,9 +8,9 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Connection, RowMapping, select
 
 from turnkeeper.errors import ChatError, read_stored
-from turnkeeper.messages import Message, Parts
-from turnkeeper.states import AttemptOutcome, TurnState
-from turnkeeper.tables import attempts, messages, turns
+from turnkeeper.messages import Message, Parts, ToolResult
+from turnkeeper.states import AttemptOutcome, ToolRunState, TurnState
+from turnkeeper.tables import attempts, messages, tool_runs, turns
 from turnkeeper.turns import unknown
 
 
@@ -26,6 +26,7 @@ class AttemptView(BaseModel):
     status_code: int | None
     delay_ms: int | None
     chained: bool
+    resumed: bool
     provider: str
     model: str | None
     error: ChatError | None
@@ -34,6 +35,21 @@ class AttemptView(BaseModel):
     usage: dict[str, int] | None
     started_at: datetime
     first_event_at: datetime | None
+    finished_at: datetime | None
+
+
+class ToolRunView(BaseModel):
+    """One run of a worker's tool."""
+
+    model_config = ConfigDict(frozen=True)
+
+    step: int
+    call_id: str
+    name: str
+    idempotent: bool
+    state: ToolRunState
+    result: ToolResult | None
+    started_at: datetime
     finished_at: datetime | None
 
 
@@ -59,7 +75,10 @@ class TurnView(BaseModel):
     finished_at: datetime | None
     error: ChatError | None
     usage: dict[str, int] | None
+    tools: tuple[str, ...]
+    """The workers' tools that the model may call."""
     attempts: tuple[AttemptView, ...]
+    tool_runs: tuple[ToolRunView, ...]
     messages: tuple[Message, ...]
     text: str
     """The words of the answer; empty where there is none."""
@@ -74,10 +93,14 @@ def show(connection: Connection, turn_id: UUID) -> TurnView:
     tried = connection.execute(
         select(attempts).where(attempts.c.turn_id == turn_id).order_by(attempts.c.step, attempts.c.number)
     ).mappings()
+    ran = connection.execute(
+        select(tool_runs).where(tool_runs.c.turn_id == turn_id).order_by(tool_runs.c.step, tool_runs.c.number)
+    ).mappings()
     return TurnView(
         **{name: turn[name] for name in TurnView.model_fields if name in turns.c and name != "error"},
         error=read_stored(turn["error"]),
         attempts=tuple(_attempt_view(row) for row in tried),
+        tool_runs=tuple(ToolRunView.model_validate(dict(row)) for row in ran),
         messages=said,
         text="".join(message.text for message in said if message.role == "assistant"),
     )

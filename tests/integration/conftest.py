@@ -30,7 +30,7 @@ from turnkeeper.turns import Enqueued
 from turnkeeper_ops.services.redis import Redis
 from turnkeeper_worker import store, upkeep
 from turnkeeper_worker.chain import Credential
-from turnkeeper_worker.store import Claimed, Ended
+from turnkeeper_worker.store import Claimed, Ended, Origin
 from turnkeeper_worker.upkeep import Held, Identity
 
 P = ParamSpec("P")
@@ -83,7 +83,8 @@ class Stage:
 
     def complete(self, turn: Claimed, words: str = "Hi", *, response_id: str | None = "resp_1") -> store.Settled:
         ended = Ended(outcome=AttemptOutcome.COMPLETED, response_id=response_id, usage={"input_tokens": 3})
-        return self.do(store.complete, turn, ended, said(words), HERE)
+        origin = Origin(credential=HERE, response_id=response_id, anchors=True)
+        return self.do(store.complete, turn, ended, said(words), origin)
 
     def fail(self, turn: Claimed) -> store.Settled:
         return self.do(store.fail, turn, Ended(outcome=AttemptOutcome.FAILED, error=ERROR))

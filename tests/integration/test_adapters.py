@@ -19,7 +19,7 @@ from turnkeeper.messages import Message, Part, Reasoning, Text, ToolCall, ToolRe
 from turnkeeper_worker.config import ApiName, ProviderConfig
 from turnkeeper_worker.failures import Signal, classify
 from turnkeeper_worker.providers import Answer, Call, Failed, Provider, Result, open_providers
-from turnkeeper_worker.replay import Said, readable_by, repair
+from turnkeeper_worker.replay import Reader, Said, readable_by, repair
 
 KEY = "sk-simulator"
 APIS: tuple[ApiName, ...] = get_args(ApiName)
@@ -348,7 +348,7 @@ async def test_a_chat_that_another_provider_began_goes_on(ask: Ask) -> None:
         Said(Message(role="assistant", parts=SEALED[:1]), "theirs"),
     ]
 
-    said = answer(await ask(history=readable_by(history, "ours")))
+    said = answer(await ask(history=readable_by(history, Reader("ours", "seal"))))
 
     assert "Tell me of rivers" in said.messages[0].text
 

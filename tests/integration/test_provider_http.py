@@ -26,8 +26,7 @@ from turnkeeper_worker.providers import (
     Failed,
     Provider,
     open_providers,
-    unknown_provider,
-    unnamed_model,
+    unusable,
 )
 
 KEY = "sk-simulator"
@@ -351,14 +350,10 @@ class TestUnusable:
         assert (classified.error.kind, classified.error.retryable) == (ErrorKind.MISSING_KEY, False)
         assert words in (classified.error.detail or "")
 
-    @pytest.mark.parametrize("stand_in", [unknown_provider, unnamed_model], ids=lambda one: one.__name__)
-    async def test_what_is_not_configured_is_a_matter_of_configuration(
-        self, stand_in: Callable[[str], Provider]
-    ) -> None:
-        _, classified = await fails(stand_in("mine"), "Hello")
+    async def test_what_is_not_configured_is_a_matter_of_configuration(self) -> None:
+        _, classified = await fails(unusable("mine", "Add [providers.mine]."), "Hello")
 
-        assert classified.error.kind is ErrorKind.CONFIG
-        assert "[providers.mine]" in (classified.error.detail or "")
+        assert (classified.error.kind, classified.error.detail) == (ErrorKind.CONFIG, "Add [providers.mine].")
 
 
 async def until(look: Callable[[], Any]) -> Any:

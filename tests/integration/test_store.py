@@ -16,17 +16,18 @@ from turnkeeper.states import AttemptOutcome, TurnState
 from turnkeeper.tables import chats, messages
 from turnkeeper_worker import store, upkeep
 from turnkeeper_worker.chain import Anchor, Credential
-from turnkeeper_worker.store import Claimed, Early, Ended, LeaseLost, NotMine
+from turnkeeper_worker.store import Claimed, Early, Ended, LeaseLost, NotMine, Origin
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Stage
 
 ERROR = ChatError(kind=ErrorKind.TIMEOUT, message="It was cut.", provider="openai", retryable=True)
 HERE = Credential(provider="openai", base_url="https://api.openai.com/v1", key="abc", model="m")
+ORIGIN = Origin(credential=HERE, response_id="resp_1", anchors=True)
 WORDS = (Message(role="assistant", parts=(Text(text="Hi"),)),)
 
 ARROWS: dict[str, Callable[[Connection, Claimed], object]] = {
-    "complete": lambda c, turn: store.complete(c, turn, Ended(outcome=AttemptOutcome.COMPLETED), WORDS, HERE),
+    "complete": lambda c, turn: store.complete(c, turn, Ended(outcome=AttemptOutcome.COMPLETED), WORDS, ORIGIN),
     "fail": lambda c, turn: store.fail(c, turn, Ended(outcome=AttemptOutcome.FAILED, error=ERROR)),
     "cancel": lambda c, turn: store.cancel(c, turn, Ended(outcome=AttemptOutcome.CANCELLED), WORDS),
     "retry": lambda c, turn: store.retry(
@@ -178,7 +179,7 @@ class TestComplete:
         assert (attempt["outcome"], attempt["response_id"]) == ("completed", "resp_7")
         assert attempt["finished_at"] is not None
         anchor = Anchor.model_validate(stage.chat(running.chat_id)["anchor"])
-        assert (anchor.response_id, anchor.through, anchor.credential) == ("resp_7", 1, HERE)
+        assert (anchor.response_id, anchor.seq, anchor.position, anchor.credential) == ("resp_7", 1, 1, HERE)
         assert (settled.position, settled.woken) == (1, None)
 
     def test_it_wakes_the_next_turn_of_the_chat(self, stage: "Stage") -> None:
@@ -201,19 +202,17 @@ class TestComplete:
         assert stage.chat(chat)["last_error"] is None
 
     @pytest.mark.parametrize(
-        ("response_id", "stored_at"),
+        "origin",
         [
-            pytest.param(None, HERE, id="without an id"),
-            pytest.param("resp_1", None, id="where the response may not be continued from"),
+            pytest.param(replace(ORIGIN, response_id=None), id="without an id"),
+            pytest.param(replace(ORIGIN, anchors=False), id="where the response may not be continued from"),
         ],
     )
-    def test_what_cannot_be_continued_from_takes_the_old_anchor_away(
-        self, stage: "Stage", response_id: str | None, stored_at: Credential | None
-    ) -> None:
+    def test_what_cannot_be_continued_from_takes_the_old_anchor_away(self, stage: "Stage", origin: Origin) -> None:
         running = anchored(stage)
-        ended = Ended(outcome=AttemptOutcome.COMPLETED, response_id=response_id)
+        ended = Ended(outcome=AttemptOutcome.COMPLETED, response_id=origin.response_id)
 
-        stage.do(store.complete, running, ended, WORDS, stored_at)
+        stage.do(store.complete, running, ended, WORDS, origin)
 
         assert stage.chat(running.chat_id)["anchor"] is None
 
@@ -257,7 +256,7 @@ class TestCancel:
 
         stage.do(store.cancel, running, Ended(outcome=AttemptOutcome.CANCELLED), WORDS)
 
-        assert stage.chat(running.chat_id)["anchor"]["through"] == 1
+        assert stage.chat(running.chat_id)["anchor"]["seq"] == 1
 
 
 class TestRetry:
@@ -341,7 +340,7 @@ class TestHistory:
         second = stage.claim(stage.enqueue("Two", chat_id=first.chat_id).id)
         stage.enqueue("Later", chat_id=first.chat_id)
 
-        whole, news = stage.do(store.load, second), stage.do(store.load, second, after=1)
+        whole, news = stage.do(store.load, second), stage.do(store.load, second, after=(1, 1))
 
         assert [(said.message.text, said.provider) for said in whole] == [
             ("One", None),
@@ -361,13 +360,13 @@ class TestHistory:
         running = anchored(stage)
         assert running.anchor is not None
 
-        before = stage.do(store.survey, running, through=1)
+        before = stage.do(store.fingerprint, running.chat_id, through=(1, 1))
         edited = update(messages).where(messages.c.position == 1).values(parts=[{"type": "text", "text": "No"}])
         stage.do(Connection.execute, edited)
-        after = stage.do(store.survey, running, through=1)
+        after = stage.do(store.fingerprint, running.chat_id, through=(1, 1))
 
-        assert (before.digest, before.news) == (running.anchor.digest, 1)
-        assert after.digest != before.digest
+        assert before == running.anchor.digest
+        assert after != before
 
     def test_what_happens_behind_the_anchor_does_not_change_its_fingerprint(self, stage: "Stage") -> None:
         running = anchored(stage)
@@ -375,6 +374,6 @@ class TestHistory:
         stage.do(store.cancel, running, Ended(outcome=AttemptOutcome.CANCELLED), WORDS)
         third = stage.claim(stage.enqueue("Go on", chat_id=running.chat_id).id)
 
-        past = stage.do(store.survey, third, through=1)
+        past = stage.do(store.fingerprint, third.chat_id, through=(1, 1))
 
-        assert (past.digest, past.news) == (running.anchor.digest, 3)
+        assert past == running.anchor.digest

@@ -13,12 +13,13 @@ from sqlalchemy import URL
 from turnkeeper.messages import Message, Text
 from turnkeeper_ops.services.redis import Redis
 from turnkeeper_worker import upkeep
-from turnkeeper_worker.config import RetryPolicy
+from turnkeeper_worker.config import ProviderConfig, Settings
 from turnkeeper_worker.database import Database
 from turnkeeper_worker.leases import Leases
 from turnkeeper_worker.live import Live
 from turnkeeper_worker.outcomes import Completed, Dropped, GaveUp, Outcome
-from turnkeeper_worker.providers import Answer, Call, Listener, Result
+from turnkeeper_worker.providers import Answer, Call, CalledOff, Listener, Result
+from turnkeeper_worker.tools import Toolbox
 from turnkeeper_worker.turn import TurnRunner
 from turnkeeper_worker.upkeep import Held
 
@@ -39,6 +40,10 @@ class Scripted:
     async def call(self, call: Call, listener: Listener) -> Result:
         await asyncio.sleep(0)
         return self._behaviour(call, listener)
+
+    async def call_off(self, response_id: str) -> CalledOff:
+        del response_id
+        return CalledOff(is_over=True)
 
     async def close(self) -> None:
         pass
@@ -64,15 +69,15 @@ async def run_once(url: URL, redis_url: str, worker: "UUID", turn_id: "UUID", be
         pass
 
     leases = Leases(ttl=3 * seconds, every=seconds, beat=beat, give_back=give_back)
-    runner = TurnRunner(
+    runner = TurnRunner.build(
         worker_id=worker,
         database=database,
         live=Live(redis, coalesce=seconds, ttl=60 * seconds, max_events=100),
         providers={"openai": Scripted(behaviour)},
-        configs={},
+        configs={"openai": ProviderConfig(base_url="http://openai.invalid")},
         keys={},
-        policy_for=lambda _config: RetryPolicy(),
-        broker_horizon=seconds,
+        toolbox=Toolbox(),
+        settings=Settings(),
         rng=random.Random(1),
     )
     try:

@@ -60,7 +60,9 @@ def turn(state: TurnState, *messages: Message, **rest: Any) -> TurnView:
             "finished_at": NOW,
             "error": None,
             "usage": None,
+            "tools": (),
             "attempts": (),
+            "tool_runs": (),
             "messages": messages,
             "text": "",
         }

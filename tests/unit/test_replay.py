@@ -17,7 +17,7 @@ from turnkeeper.messages import (
     ToolResult,
     WebSearch,
 )
-from turnkeeper_worker.replay import INTERRUPTED, Said, readable_by, repair
+from turnkeeper_worker.replay import INTERRUPTED, Reader, Said, readable_by, repair
 
 
 def user(*parts: Part) -> Message:
@@ -77,6 +77,16 @@ HELLO = Text(text="Hello")
             [assistant(call("1")), user(HELLO, result("1"))],
             [assistant(call("1")), user(result("1"), HELLO)],
             id="the result comes before the words",
+        ),
+        pytest.param(
+            [assistant(call("1"), call("2")), user(result("1")), user(HELLO, result("2"))],
+            [assistant(call("1"), call("2")), user(result("1"), result("2"), HELLO)],
+            id="our result, then the producer's",
+        ),
+        pytest.param(
+            [assistant(call("0")), user(result("0", "a")), assistant(call("0")), user(result("0", "b"))],
+            [assistant(call("0")), user(result("0", "a")), assistant(call("0_2")), user(result("0_2", "b"))],
+            id="a server that counts its calls anew in every answer",
         ),
         pytest.param([user(result("1"), HELLO)], [user(HELLO)], id="a result without its call goes"),
         pytest.param(
@@ -181,9 +191,9 @@ class TestForeignThoughts:
     def test_another_providers_thoughts_are_left_out_and_its_words_stay(self) -> None:
         history = [Said(assistant(self.THOUGHT, HELLO), "anthropic"), Said(user(HELLO))]
 
-        assert readable_by(history, "openai") == (assistant(HELLO), user(HELLO))
+        assert readable_by(history, Reader("openai", "seal")) == (assistant(HELLO), user(HELLO))
 
     def test_its_own_thoughts_stay(self) -> None:
         history = [Said(assistant(self.THOUGHT, HELLO), "openai")]
 
-        assert readable_by(history, "openai") == (assistant(self.THOUGHT, HELLO),)
+        assert readable_by(history, Reader("openai", "seal")) == (assistant(self.THOUGHT, HELLO),)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from turnkeeper.messages import Message, Part, Parts, Reasoning, Source, Text, ToolCall, ToolResult, WebSearch
-from turnkeeper_worker.replay import MAX_CALL_ID_CHARS, Said, plain_name, readable_by, repair
+from turnkeeper_worker.replay import MAX_CALL_ID_CHARS, Reader, Said, plain_name, readable_by, repair
 
 HELLO = Text(text="Hello")
 SEARCH = WebSearch(id="srvtoolu_1", sources=(Source(url="https://example.org/", encrypted="ZW5j"),))
@@ -40,15 +40,15 @@ def result(call_id: str) -> ToolResult:
 def test_what_only_its_writer_can_read_goes_and_the_words_stay(secret: Part) -> None:
     history = [Said(user(HELLO)), Said(assistant(secret, HELLO), "theirs")]
 
-    assert readable_by(history, "ours") == (user(HELLO), assistant(HELLO))
-    assert readable_by(history, "theirs") == (user(HELLO), assistant(secret, HELLO))
+    assert readable_by(history, Reader("ours", "seal")) == (user(HELLO), assistant(HELLO))
+    assert readable_by(history, Reader("theirs", "seal")) == (user(HELLO), assistant(secret, HELLO))
 
 
 def test_a_foreign_call_and_its_result_get_an_id_that_everybody_takes() -> None:
     strange = "functions.look:0"
     history = [Said(assistant(call(strange)), "theirs"), Said(user(result(strange)))]
 
-    renamed = readable_by(history, "ours")
+    renamed = readable_by(history, Reader("ours", "seal"))
 
     plain = plain_name(strange, MAX_CALL_ID_CHARS)
     assert renamed == (assistant(call(plain)), user(result(plain)))
@@ -59,7 +59,7 @@ def test_our_own_ids_stay_however_strange() -> None:
     strange = "call_" + "x" * 100
     history = [Said(assistant(call(strange)), "ours"), Said(user(result(strange)))]
 
-    assert readable_by(history, "ours") == (assistant(call(strange)), user(result(strange)))
+    assert readable_by(history, Reader("ours", "seal")) == (assistant(call(strange)), user(result(strange)))
 
 
 def test_a_part_that_is_not_its_sides_to_say_goes() -> None:
@@ -96,3 +96,34 @@ class TestPlainNames:
 
     def test_names_that_look_alike_stay_apart(self) -> None:
         assert plain_name("a.b", 40) != plain_name("a:b", 40)
+
+
+SEALED = [
+    pytest.param(Reasoning(id="rs_1", encrypted="gAAAAA"), id="encrypted reasoning"),
+    pytest.param(Reasoning(text="Hm", signature="c2Vh"), id="a sealed thought"),
+    pytest.param(Reasoning(redacted="ZGF0YQ"), id="a redacted thought"),
+    pytest.param(SEARCH, id="a search with encrypted sources"),
+]
+
+
+@pytest.mark.parametrize("sealed", SEALED)
+def test_what_the_same_provider_sealed_under_another_key_goes(sealed: Part) -> None:
+    history = [Said(assistant(sealed, HELLO), "ours", "their key")]
+
+    assert readable_by(history, Reader("ours", "our key")) == (assistant(HELLO),)
+    assert readable_by(history, Reader("ours", "their key")) == (assistant(sealed, HELLO),)
+
+
+@pytest.mark.parametrize("sealed", SEALED)
+def test_nothing_sealed_is_sent_to_a_reader_who_just_refused_it(sealed: Part) -> None:
+    history = [Said(assistant(sealed, HELLO), "ours", "our key")]
+
+    assert readable_by(history, Reader("ours", None)) == (assistant(HELLO),)
+
+
+def test_under_another_key_the_rest_stays_as_it_is() -> None:
+    thought = Reasoning(text="Hm", told_in="reasoning_content")
+    strange = call("functions.look:0")
+    history = [Said(assistant(thought, strange), "ours", "their key")]
+
+    assert readable_by(history, Reader("ours", "our key")) == (assistant(thought, strange),)

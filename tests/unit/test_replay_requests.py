@@ -23,7 +23,7 @@ from turnkeeper.messages import (
 )
 from turnkeeper_worker.providers import anthropic_messages, openai_chat, openai_responses
 from turnkeeper_worker.providers.interface import Call
-from turnkeeper_worker.replay import Said, readable_by, repair
+from turnkeeper_worker.replay import Reader, Said, readable_by, repair
 
 texts = st.sampled_from(["", " \n", "Hello", "Ünïcödé"])
 names = st.sampled_from(["", "look", "mcp.weather/look", "n" * 130])
@@ -86,7 +86,7 @@ PLAIN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 def call(history: list[Said], **options: Any) -> Call:
     """Return the call that a turn would make."""
-    repaired = repair(readable_by(history, "ours"))
+    repaired = repair(readable_by(history, Reader("ours", "seal")))
     return Call(request_id="r", model="m", history=repaired, options=options)
 
 

@@ -71,6 +71,11 @@ ApiName = Literal["openai-responses", "openai-chat", "anthropic-messages"]
 
 CONFIG_FILE = "turnkeeper.toml"
 
+RESPONSE_KEPT_FOR = timedelta(days=30)
+"""OpenAI's promise: https://platform.openai.com/docs/guides/your-data."""
+THREAD_KEPT_FOR = timedelta(minutes=55)
+"""Anthropic drops a thread an hour after its last use; the rest is for clocks that differ."""
+
 
 def _http_url(url: str) -> str:
     try:
@@ -134,9 +139,11 @@ class ProviderConfig(BaseModel):
     """A retry policy of its own."""
 
     @property
-    def keeps_responses(self) -> bool:
-        """Whether a chat may continue from a response that this provider stored."""
-        return (self.store and self.api == "openai-responses") or self.threads
+    def keeps_responses_for(self) -> timedelta | None:
+        """How long after a response a chat may continue from it; None: not at all."""
+        if self.threads:
+            return THREAD_KEPT_FOR
+        return RESPONSE_KEPT_FOR if self.store and self.api == "openai-responses" else None
 
     @property
     def can_run_in_background(self) -> bool:

@@ -32,6 +32,7 @@ from turnkeeper_worker.outcomes import Dropped, Outcome
 from turnkeeper_worker.providers import Provider, open_providers
 from turnkeeper_worker.rescue import Rescuer
 from turnkeeper_worker.telemetry import get_logger
+from turnkeeper_worker.tools import Toolbox, load_toolbox
 from turnkeeper_worker.turn import TurnRunner
 from turnkeeper_worker.upkeep import Due, Held, Identity
 
@@ -61,6 +62,11 @@ class Engine:
     runner: TurnRunner
     rescuer: Rescuer
     is_draining: bool = False
+
+    def loops(self) -> tuple[Callable[[], Awaitable[None]], ...]:
+        """Return what goes on for as long as the worker lives."""
+        rescuer = self.rescuer
+        return self.live.run, self.leases.run, rescuer.run, rescuer.run_call_offs, self.hear_cancels
 
     async def run(self, turn_id: UUID) -> Outcome:
         """Run one delivery of a turn."""
@@ -115,6 +121,7 @@ class Engine:
 @asynccontextmanager
 async def open_engine(settings: Settings, broker: Broker) -> AsyncIterator[Engine]:
     """Connect, register the worker and start its loops; take it all apart in reverse."""
+    toolbox = load_toolbox()
     me = Identity(id=uuid4(), host=socket.gethostname(), pid=os.getpid(), concurrency=settings.concurrency)
     async with AsyncExitStack() as stack:
         database = Database.at(settings.database)
@@ -127,10 +134,9 @@ async def open_engine(settings: Settings, broker: Broker) -> AsyncIterator[Engin
         providers = open_providers(configs, os.environ)
         for provider in providers.values():
             stack.push_async_callback(provider.close)
-        engine = _assemble(settings, broker, me, database, redis, configs, providers)
+        engine = _assemble(settings, broker, me, database, redis, configs, providers, toolbox)
         stack.push_async_callback(engine.live.flush)
-        loops = (engine.live.run, engine.leases.run, engine.rescuer.run, engine.hear_cancels)
-        tasks = [asyncio.create_task(_keep_going(loop)) for loop in loops]
+        tasks = [asyncio.create_task(_keep_going(loop)) for loop in engine.loops()]
         stack.push_async_callback(_end, tasks)
         yield engine
 
@@ -143,6 +149,7 @@ def _assemble(
     redis: Redis,
     configs: Mapping[str, ProviderConfig],
     providers: Mapping[str, Provider],
+    toolbox: Toolbox,
 ) -> Engine:
     rng = random.Random()  # noqa: S311 - for jitter, not for secrets
     ttl = timedelta(seconds=settings.lease_ttl_seconds)
@@ -157,6 +164,7 @@ def _assemble(
         live=live,
         ring=lambda due: asyncio.to_thread(broker.ring, due),
         queue_is_empty=lambda: asyncio.to_thread(broker.queue_is_empty),
+        providers=providers,
         lease_ttl=ttl,
         every=timedelta(seconds=settings.rescue_seconds),
         rng=rng,
@@ -169,15 +177,15 @@ def _assemble(
         await rescuer.welcome(await database.once(upkeep.give_back, turn_id, epoch))
 
     leases = Leases(ttl=ttl, every=timedelta(seconds=settings.beat_seconds), beat=beat, give_back=give_back)
-    runner = TurnRunner(
+    runner = TurnRunner.build(
         worker_id=me.id,
         database=database,
         live=live,
         providers=providers,
         configs=configs,
         keys={name: config.credential(os.environ) for name, config in configs.items()},
-        policy_for=settings.retry_policy,
-        broker_horizon=timedelta(seconds=settings.broker_horizon_seconds),
+        toolbox=toolbox,
+        settings=settings,
         rng=rng,
     )
     return Engine(database=database, redis=redis, live=live, leases=leases, runner=runner, rescuer=rescuer)

@@ -2,13 +2,15 @@
 
 Every tool call gets exactly one result, in the messages that follow it, and every result has its call.
 What the call was waiting for is lost when a turn breaks off; the model is told so.  What another provider
-wrote is brought into a form that anyone can read; what only one API asks for is that API's adapter's work.
+wrote, or sealed under another key, is brought into a form that anyone can read; what only one API asks for is that
+API's adapter's work.
 """
 
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import count
 
 from turnkeeper.messages import (
     Image,
@@ -44,29 +46,52 @@ class Said:
     message: Message
     provider: str | None = None
     """The provider of an assistant's message."""
+    seal: str | None = None
+    """Who can read what is sealed in it; None where that was not noted."""
 
 
-def readable_by(history: Sequence[Said], provider: str) -> tuple[Message, ...]:
-    """Bring what other providers wrote into a form that *provider* can read.
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Who the history is for."""
 
-    Reasoning and searches are encrypted, or named, for their writer alone, and go; the words that they led to
-    stay. Tool calls keep their results under ids that everybody takes.
+    provider: str
+    seal: str | None
+    """None: whatever is sealed is refused, as it just was."""
+
+
+def readable_by(history: Sequence[Said], reader: Reader) -> tuple[Message, ...]:
+    """Bring what others wrote into a form that *reader* can read.
+
+    Another provider's reasoning and searches are encrypted, or named, for their writer alone, and go; the words
+    that they led to stay. Tool calls keep their results under ids that everybody takes. What the same provider
+    sealed under another key goes as well, and nothing else.
     """
     foreign_calls: set[str] = set()
-    return tuple(
-        _adopt(said.message, foreign_calls, is_foreign=said.provider not in {None, provider}) for said in history
-    )
+    return tuple(_adopt(said, reader, foreign_calls) for said in history)
 
 
-def _adopt(message: Message, foreign_calls: set[str], *, is_foreign: bool) -> Message:
+def _adopt(said: Said, reader: Reader, foreign_calls: set[str]) -> Message:
+    message = said.message
+    is_foreign = said.provider not in {None, reader.provider}
+    is_sealed = reader.seal is None or said.seal not in {None, reader.seal}
     if is_foreign:
         foreign_calls.update(part.call_id for part in message.parts if isinstance(part, ToolCall))
     parts = tuple(
         _renamed(part, foreign_calls)
         for part in message.parts
-        if not (is_foreign and isinstance(part, Reasoning | WebSearch))
+        if not (is_foreign and isinstance(part, Reasoning | WebSearch)) and not (is_sealed and _has_seal(part))
     )
     return message if parts == message.parts else message.model_copy(update={"parts": parts})
+
+
+def _has_seal(part: Part) -> bool:
+    match part:
+        case Reasoning():
+            return any((part.encrypted, part.signature, part.redacted))
+        case WebSearch(sources=sources):
+            return any(source.encrypted for source in sources or ())
+        case _:
+            return False
 
 
 def _renamed(part: Part, foreign_calls: set[str]) -> Part:
@@ -97,7 +122,8 @@ def repair(history: Sequence[Message], *, answered: Iterable[str] = ()) -> tuple
         history: The messages in order.
         answered: Ids of calls before this history whose results may come in it.
     """
-    pairing = _Pairing(open_calls=dict.fromkeys(answered))
+    calls = tuple(answered)
+    pairing = _Pairing(open_calls=dict(zip(calls, calls, strict=True)), seen_ids=set(calls))
     for message in history:
         pairing.take(message)
     return pairing.finish()
@@ -105,52 +131,78 @@ def repair(history: Sequence[Message], *, answered: Iterable[str] = ()) -> tuple
 
 @dataclass(slots=True)
 class _Pairing:
-    open_calls: dict[str, None]
-    seen_calls: set[str] = field(default_factory=set)
+    open_calls: dict[str, str]
+    """Calls without a result: their id → the id under which they are sent."""
+    seen_ids: set[str] = field(default_factory=set)
+    results: list[ToolResult] = field(default_factory=list)
+    heard: list[Message] = field(default_factory=list)
+    """What the user said besides the results, until the model speaks again."""
     done: list[Message] = field(default_factory=list)
 
     def take(self, message: Message) -> None:
-        if message.role == "assistant":
-            self._emit(Message(role="user", parts=self._missing_results()))
-            self._emit(message.model_copy(update={"parts": self._kept(message)}))
-            return
-        kept = self._kept(message)
-        results = tuple(part for part in kept if isinstance(part, ToolResult))
-        others = tuple(part for part in kept if not isinstance(part, ToolResult))
-        self._emit(message.model_copy(update={"parts": (*results, *self._missing_results(), *others)}))
+        belonging = _PARTS_OF[message.role]
+        parts = [part for part in message.parts if isinstance(part, belonging) and _says_something(part)]
+        if message.role == "user":
+            self.results += [result for part in parts if (result := self._answered(part)) is not None]
+            self._hear(message, [part for part in parts if not isinstance(part, ToolResult)])
+        elif parts:
+            self._settle()
+            called = [kept for part in parts if (kept := self._called(part)) is not None]
+            self.done.append(message.model_copy(update={"parts": tuple(called)}))
 
     def finish(self) -> tuple[Message, ...]:
-        self._emit(Message(role="user", parts=self._missing_results()))
+        self._settle()
         return tuple(self.done)
 
-    def _emit(self, message: Message) -> None:
-        if message.parts:
-            self.done.append(message)
+    def _hear(self, message: Message, parts: Sequence[Part]) -> None:
+        if parts:
+            self.heard.append(message.model_copy(update={"parts": tuple(parts)}))
 
-    def _kept(self, message: Message) -> tuple[Part, ...]:
-        belonging = _PARTS_OF[message.role]
-        return tuple(part for part in message.parts if isinstance(part, belonging) and self._keeps(part))
+    def _settle(self) -> None:
+        """Give the user's side out: results first, as every API asks, and what is missing of them made up."""
+        results, heard = (*self.results, *self._missing_results()), self.heard
+        if results and heard:
+            # The results and the words behind them are one message, as some APIs ask.
+            heard[0] = heard[0].model_copy(update={"parts": (*results, *heard[0].parts)})
+        elif results:
+            heard = [Message(role="user", parts=results)]
+        self.done += heard
+        self.results, self.heard = [], []
 
-    def _keeps(self, part: Part) -> bool:
-        match part:
-            case ToolCall(call_id=call_id):
-                is_new = bool(call_id) and call_id not in self.seen_calls
-                if is_new:
-                    self.seen_calls.add(call_id)
-                    self.open_calls[call_id] = None
-                return is_new
-            case ToolResult(call_id=call_id):
-                is_awaited = call_id in self.open_calls
-                self.open_calls.pop(call_id, None)
-                return is_awaited
-            case Text(text=text):
-                return bool(text)
-            case _:
-                return True
+    def _called(self, part: Part) -> Part | None:
+        if not isinstance(part, ToolCall):
+            return part
+        if part.call_id in self.open_calls:
+            return None
+        sent_as = self._unused(part.call_id)
+        self.seen_ids.add(sent_as)
+        self.open_calls[part.call_id] = sent_as
+        return part if sent_as == part.call_id else part.model_copy(update={"call_id": sent_as})
+
+    def _unused(self, call_id: str) -> str:
+        """Return *call_id*, or a new name for it: some servers count their calls from 0 in every answer."""
+        if call_id not in self.seen_ids:
+            return call_id
+        names = (plain_name(f"{call_id}_{number}", MAX_CALL_ID_CHARS) for number in count(2))
+        return next(name for name in names if name not in self.seen_ids)
+
+    def _answered(self, part: Part) -> ToolResult | None:
+        if not isinstance(part, ToolResult):
+            return None
+        sent_as = self.open_calls.pop(part.call_id, None)
+        return None if sent_as is None else part.model_copy(update={"call_id": sent_as})
 
     def _missing_results(self) -> tuple[ToolResult, ...]:
         missing = tuple(
-            ToolResult(call_id=call_id, output=INTERRUPTED, is_error=True) for call_id in self.open_calls
+            ToolResult(call_id=call_id, output=INTERRUPTED, is_error=True) for call_id in self.open_calls.values()
         )
         self.open_calls.clear()
         return missing
+
+
+def _says_something(part: Part) -> bool:
+    match part:
+        case Text(text=words) | ToolCall(call_id=words):
+            return bool(words)
+        case _:
+            return True

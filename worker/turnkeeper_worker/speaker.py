@@ -1,6 +1,7 @@
 """What a running turn says to its followers, each time stamped with the try it speaks for."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -17,20 +18,28 @@ from turnkeeper.events import (
     TurnStarted,
 )
 from turnkeeper.messages import Message, Text
+from turnkeeper_worker.checkpoint import Piece, joined
 from turnkeeper_worker.live import Live
-from turnkeeper_worker.providers import Answer, Call, Running
+from turnkeeper_worker.providers import Call, Running
 from turnkeeper_worker.store import Claimed
+
+Keep = Callable[[Running, tuple[Piece, ...]], Awaitable[None]]
+"""Writes down how far a background response has come, and what was said up to there."""
 
 
 @dataclass(slots=True)
 class Speaker:
-    """Speaks for one attempt; hears its call, and remembers the words in case the turn is cancelled."""
+    """Speaks for one attempt; hears its call, and remembers the words in case the turn breaks off."""
 
     live: Live
     turn: Claimed
+    keep: Keep | None = None
+    """Writes down how far a background response has come."""
+    keep_every: timedelta = timedelta(0)
     first_event_at: datetime | None = None
     usage: dict[str, int] | None = None
-    _words: list[str] = field(default_factory=list)
+    _pieces: list[Piece] = field(default_factory=list)
+    _kept_at: float | None = None
 
     def started(self, response_id: str) -> None:
         """Hear that the provider has begun the response."""
@@ -40,8 +49,7 @@ class Speaker:
     def said(self, kind: PartKind, text: str) -> None:
         """Hear a piece of the answer, and pass it on."""
         self._note_first_event()
-        if kind == "text":
-            self._words.append(text)
+        self._pieces.append((kind, text))
         self.live.say(TurnPart(**self._stamp, kind=kind, text=text))
 
     def counted(self, usage: dict[str, int]) -> None:
@@ -49,23 +57,44 @@ class Speaker:
         self.usage = usage
 
     async def reached(self, running: Running) -> None:
-        """Hear how far a background response is."""
+        """Hear how far a background response is, and write it down: at once where it began, then now and then."""
+        now = time.monotonic()
+        is_due = self._kept_at is None or now - self._kept_at >= self.keep_every.total_seconds()
+        if self.keep is not None and is_due:
+            self._kept_at = now
+            self._pieces = list(joined(self._pieces))
+            await self.keep(running, tuple(self._pieces))
 
     def partial(self) -> tuple[Message, ...]:
         """Return what was said so far as a message, if it was anything."""
-        text = "".join(self._words)
+        text = "".join(text for kind, text in self._pieces if kind == "text")
         return (Message(role="assistant", parts=(Text(text=text),)),) if text.strip() else ()
 
     def say_started(self, call: Call) -> None:
         """Tell that the attempt begins."""
         self.live.say(
-            TurnStarted(**self._stamp, provider=self.turn.provider, model=call.model, chained=call.is_chained)
+            TurnStarted(
+                **self._stamp,
+                provider=self.turn.provider,
+                model=call.model,
+                chained=call.is_chained,
+                resumed=call.running is not None,
+            )
         )
 
-    def say_completed(self, answer: Answer, position: int) -> None:
-        """Tell the answer, and that it is final."""
-        self.live.say(TurnCommitted(**self._stamp, position=position, messages=answer.messages))
-        self.live.say(TurnCompleted(**self._stamp, usage=answer.usage, finish=answer.finish))
+    def say_again(self, pieces: Iterable[Piece]) -> None:
+        """Repeat what an attempt before this one had heard of the same response."""
+        for kind, text in pieces:
+            self.said(kind, text)
+
+    def say_committed(self, said: Sequence[Message], position: int) -> None:
+        """Tell what is stored of the step."""
+        if said:
+            self.live.say(TurnCommitted(**self._stamp, position=position, messages=tuple(said)))
+
+    def say_completed(self, usage: dict[str, int] | None, finish: str) -> None:
+        """Tell that the answer is final."""
+        self.live.say(TurnCompleted(**self._stamp, usage=usage, finish=finish))
 
     def say_retry(
         self,

@@ -7,19 +7,34 @@ the chat as well locks it first, as everywhere.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, Update, and_, bindparam, case, exists, func, literal, select, update
+from sqlalchemy import (
+    Connection,
+    Row,
+    Update,
+    and_,
+    bindparam,
+    case,
+    exists,
+    false,
+    func,
+    literal,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 
 from turnkeeper.errors import ChatError
-from turnkeeper.messages import Message, Parts
+from turnkeeper.messages import Message, Parts, ToolCall
 from turnkeeper.states import WAITING_STATES, AttemptOutcome, TurnState
-from turnkeeper.tables import attempts, chats, messages, turns
+from turnkeeper.tables import attempts, chain_health, chats, messages, turns
 from turnkeeper.turns import wake_next
-from turnkeeper_worker.chain import Anchor, Credential, read_anchor
+from turnkeeper_worker.chain import Anchor, Credential, Health, read_anchor
+from turnkeeper_worker.checkpoint import Checkpoint, read_checkpoint
 from turnkeeper_worker.replay import Said
 
 EARLY = timedelta(seconds=1)
@@ -44,6 +59,7 @@ class Claimed:
 
     id: UUID
     chat_id: UUID
+    owner: str
     seq: int
     epoch: int
     worker_id: UUID
@@ -52,11 +68,20 @@ class Claimed:
     """The number of this attempt at the step."""
     spent: int
     healed: bool
+    runs_tools: bool
+    """The step's answer is stored; the tools that it called are run now."""
     provider: str
     model: str | None
     options: dict[str, Any]
     instructions: str | None
+    tools: tuple[str, ...]
+    """The worker's tools that the model may call."""
+    background: bool | None
+    """None: as the provider's configuration says."""
+    checkpoint: Checkpoint | None
     anchor: Anchor | None
+    usage: dict[str, int] | None
+    """What the attempts before this one have cost."""
     elapsed: timedelta
     """Since the turn ran first, by the database's clock."""
     is_cancelled: bool
@@ -118,6 +143,7 @@ def _claimed(row: Row[Any], worker_id: UUID) -> Claimed:
     return Claimed(
         id=row.id,
         chat_id=row.chat_id,
+        owner=row.owner,
         seq=row.seq,
         epoch=row.epoch,
         worker_id=worker_id,
@@ -125,11 +151,16 @@ def _claimed(row: Row[Any], worker_id: UUID) -> Claimed:
         attempt=row.attempt,
         spent=row.spent,
         healed=row.healed,
+        runs_tools=row.runs_tools,
         provider=row.provider,
         model=row.model,
         options=row.options,
         instructions=row.instructions,
+        tools=tuple(row.tools),
+        background=row.background,
+        checkpoint=read_checkpoint(row.checkpoint),
         anchor=read_anchor(row.anchor),
+        usage=row.usage,
         elapsed=row.elapsed,
         is_cancelled=row.cancel_requested_at is not None,
     )
@@ -145,16 +176,6 @@ def _not_claimed(connection: Connection, turn_id: UUID) -> Early | NotMine:
     return NotMine() if wait is None else Early(wait)
 
 
-@dataclass(frozen=True, slots=True)
-class Past:
-    """What planning needs to know of the history, without reading it."""
-
-    digest: str
-    """A fingerprint of what was said up to the anchor; it changes with any edit."""
-    news: int
-    """How many messages came after."""
-
-
 # A turn that was cancelled before it ran was never said to anybody.
 _unheard = turns.alias("unheard")
 _WAS_HEARD = ~exists().where(
@@ -163,39 +184,79 @@ _WAS_HEARD = ~exists().where(
     _unheard.c.started_at.is_(None),
 )
 _IN_ORDER = (messages.c.turn_seq, messages.c.position)
+_PLACE = tuple_(*_IN_ORDER)
+Place: TypeAlias = tuple[int, int]
+"""A message of a chat: its turn's number, and its position there."""
 
 
-def survey(connection: Connection, turn: Claimed, *, through: int) -> Past:
-    """Take the fingerprint of the history up to the turn *through*, and count what follows it."""
+def fingerprint(connection: Connection, chat_id: UUID, *, through: Place) -> str:
+    """Take the fingerprint of the history up to *through*; it changes with any edit."""
     joined = func.string_agg(messages.c.digest, aggregate_order_by(literal(" "), *_IN_ORDER))
-    is_past = messages.c.turn_seq <= through
-    row = connection.execute(
-        select(
-            func.md5(func.coalesce(joined.filter(is_past), "")).label("digest"),
-            func.count().filter(~is_past).label("news"),
-        ).where(messages.c.chat_id == turn.chat_id, messages.c.turn_seq <= turn.seq, _WAS_HEARD)
-    ).one()
-    return Past(row.digest, row.news)
+    past = and_(messages.c.chat_id == chat_id, tuple_(literal(through[0]), literal(through[1])) >= _PLACE)
+    found: str = connection.execute(
+        select(func.md5(func.coalesce(joined, ""))).where(past, _WAS_HEARD)
+    ).scalar_one()
+    return found
 
 
-def load(connection: Connection, turn: Claimed, *, after: int = 0) -> tuple[Said, ...]:
-    """Read what was said in the chat after the turn numbered *after*, the turn's own message included."""
+def load(connection: Connection, turn: Claimed, *, after: Place = (0, 0)) -> tuple[Said, ...]:
+    """Read what was said in the chat behind the message *after*, the turn's own messages included."""
     rows = connection.execute(
-        select(messages.c.role, messages.c.parts, messages.c.provider)
+        select(messages.c.role, messages.c.parts, messages.c.provider, messages.c.credential)
         .where(
             messages.c.chat_id == turn.chat_id,
-            messages.c.turn_seq > after,
+            tuple_(literal(after[0]), literal(after[1])) < _PLACE,
             messages.c.turn_seq <= turn.seq,
             _WAS_HEARD,
         )
         .order_by(*_IN_ORDER)
     )
     return tuple(
-        Said(Message(role=row.role, parts=Parts.validate_python(row.parts)), row.provider) for row in rows
+        Said(Message(role=row.role, parts=Parts.validate_python(row.parts)), row.provider, row.credential)
+        for row in rows
     )
 
 
-def begin(connection: Connection, turn: Claimed, *, model: str | None, chained: bool) -> None:
+def chain_health_of(connection: Connection, credential: Credential) -> Health:
+    """Tell how chains have held lately."""
+    found = connection.execute(
+        select(
+            chain_health.c.breaks,
+            func.coalesce(chain_health.c.rests_until > func.now(), false()).label("is_resting"),
+        ).where(chain_health.c.credential == credential.seal)
+    ).first()
+    return Health() if found is None else Health(found.breaks, found.is_resting)
+
+
+def chain_held(connection: Connection, credential: Credential) -> None:
+    """Note that a chain held, after some that broke."""
+    connection.execute(
+        update(chain_health).where(chain_health.c.credential == credential.seal).values(breaks=0, rests_until=None)
+    )
+
+
+def chain_broke(connection: Connection, credential: Credential, *, tolerated: int, rest: timedelta) -> None:
+    """Count a broken chain; with *tolerated* of them in a row, chaining rests for this credential."""
+    breaks = chain_health.c.breaks + 1
+    until = case((breaks >= tolerated, func.now() + rest), else_=chain_health.c.rests_until)
+    connection.execute(
+        insert(chain_health)
+        .values(
+            credential=credential.seal,
+            provider=credential.provider,
+            breaks=1,
+            rests_until=func.now() + rest if tolerated == 1 else None,
+        )
+        .on_conflict_do_update(
+            index_elements=["credential"],
+            set_={"breaks": breaks, "rests_until": until, "broken_at": func.now()},
+        )
+    )
+
+
+def begin(
+    connection: Connection, turn: Claimed, *, model: str | None, chained: bool, resumed: bool = False
+) -> None:
     """Record that the attempt, which the claim or the heal numbered, starts now."""
     connection.execute(
         insert(attempts).values(
@@ -207,6 +268,7 @@ def begin(connection: Connection, turn: Claimed, *, model: str | None, chained: 
             provider=turn.provider,
             model=model,
             chained=chained,
+            resumed=resumed,
         )
     )
 
@@ -234,46 +296,102 @@ class Settled:
     """The turn of the same chat that became due."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where a step's answer came from."""
+
+    credential: Credential
+    response_id: str | None
+    anchors: bool
+    """Whether the response is kept there and may be continued from."""
+
+
 def complete(
+    connection: Connection, turn: Claimed, ended: Ended, said: Sequence[Message], origin: Origin
+) -> Settled:
+    """Running → completed, with the last step's answer.  Raises LeaseLost."""
+    _lock_chat(connection, turn)
+    _leave(connection, turn, TurnState.COMPLETED, usage=total(turn.usage, ended.usage), checkpoint=None)
+    position, _ = _store_answer(connection, turn, ended, said, origin)
+    return Settled(position, wake_next(connection, turn.chat_id))
+
+
+def complete_step(
     connection: Connection,
     turn: Claimed,
     ended: Ended,
     said: Sequence[Message],
-    stored_at: Credential | None,
-) -> Settled:
-    """Running → completed.  Raises LeaseLost.
+    origin: Origin,
+    *,
+    runs_tools: bool,
+) -> tuple[Claimed, int]:
+    """Store a step's answer, after which the turn goes on; it stays running.  Raises LeaseLost.
+
+    Returns the turn, and the place of the first message.
+    """
+    usage = total(turn.usage, ended.usage)
+    _lock_chat(connection, turn)
+    _write(connection, turn, update(turns).values(runs_tools=runs_tools, usage=usage, checkpoint=None))
+    position, anchor = _store_answer(connection, turn, ended, said, origin)
+    return replace(turn, runs_tools=runs_tools, usage=usage, checkpoint=None, anchor=anchor), position
+
+
+def next_step(connection: Connection, turn: Claimed) -> Claimed:
+    """Number the next step, and its first attempt; the turn stays running.  Raises LeaseLost."""
+    following: dict[str, Any] = {"step": turn.step + 1, "attempt": 1, "spent": 0, "runs_tools": False}
+    _write(connection, turn, update(turns).values(following))
+    return replace(turn, **following)
+
+
+def complete_after_tools(connection: Connection, turn: Claimed) -> UUID | None:
+    """Running → completed: the results that are missing come with the next turn.  Raises LeaseLost.
+
+    Returns the turn of the same chat that became due.
+    """
+    _lock_chat(connection, turn)
+    _leave(connection, turn, TurnState.COMPLETED)
+    return wake_next(connection, turn.chat_id)
+
+
+def _store_answer(
+    connection: Connection, turn: Claimed, ended: Ended, said: Sequence[Message], origin: Origin
+) -> tuple[int, Anchor | None]:
+    position = store_messages(connection, turn, said, origin)
+    _end_attempt(connection, turn, ended)
+    anchor = _anchor(connection, turn, (turn.seq, position + len(said) - 1), said, origin)
+    _update_chat(connection, turn, anchor=anchor and anchor.model_dump(mode="json"), last_error=None)
+    return position, anchor
+
+
+def _anchor(
+    connection: Connection, turn: Claimed, through: Place, said: Sequence[Message], origin: Origin
+) -> Anchor | None:
+    if origin.response_id is None or not origin.anchors:
+        return None
+    return Anchor(
+        response_id=origin.response_id,
+        credential=origin.credential,
+        seq=through[0],
+        position=through[1],
+        digest=fingerprint(connection, turn.chat_id, through=through),
+        calls=tuple(part.call_id for message in said for part in message.parts if isinstance(part, ToolCall)),
+        made_at=datetime.now(UTC),
+    )
+
+
+def fail(connection: Connection, turn: Claimed, ended: Ended, *, goes_on: bool = False) -> Settled:
+    """Running → failed.  Raises LeaseLost.
 
     Args:
         connection: An open transaction.
         turn: The turn under our lease.
-        ended: The attempt that gave the answer.
-        said: The messages of the answer.
-        stored_at: Where the response is kept and may be continued from; None where it may not.
+        ended: The last attempt, with its error.
+        goes_on: Whether a background response is left behind, which must be called off.
     """
-    _lock_chat(connection, turn)
-    _leave(connection, turn, TurnState.COMPLETED, usage=ended.usage)
-    position = _store_messages(connection, turn, said, response_id=ended.response_id)
-    _end_attempt(connection, turn, ended)
-    _update_chat(connection, turn, anchor=_anchor(connection, turn, ended.response_id, stored_at), last_error=None)
-    return Settled(position, wake_next(connection, turn.chat_id))
-
-
-def _anchor(
-    connection: Connection, turn: Claimed, response_id: str | None, stored_at: Credential | None
-) -> dict[str, Any] | None:
-    if response_id is None or stored_at is None:
-        return None
-    digest = survey(connection, turn, through=turn.seq).digest
-    anchor = Anchor(response_id=response_id, credential=stored_at, through=turn.seq, digest=digest)
-    return anchor.model_dump()
-
-
-def fail(connection: Connection, turn: Claimed, ended: Ended) -> Settled:
-    """Running → failed.  Raises LeaseLost."""
     assert ended.error is not None  # noqa: S101 - for the type checker; a failure has an error
     error = ended.error.model_dump(mode="json")
     _lock_chat(connection, turn)
-    _leave(connection, turn, TurnState.FAILED, error=error, usage=ended.usage)
+    _leave(connection, turn, TurnState.FAILED, error=error, **_cost(turn, ended), **_checkpoint(goes_on=goes_on))
     _end_attempt(connection, turn, ended)
     _update_chat(connection, turn, last_error=error)
     return Settled(0, wake_next(connection, turn.chat_id))
@@ -282,13 +400,15 @@ def fail(connection: Connection, turn: Claimed, ended: Ended) -> Settled:
 def cancel(connection: Connection, turn: Claimed, ended: Ended, said: Sequence[Message]) -> Settled:
     """Running → cancelled, with what had been said.  Raises LeaseLost."""
     _lock_chat(connection, turn)
-    _leave(connection, turn, TurnState.CANCELLED, usage=ended.usage)
-    position = _store_messages(connection, turn, said, response_id=None)
+    _leave(connection, turn, TurnState.CANCELLED, **_cost(turn, ended))
+    position = store_messages(connection, turn, said)
     _end_attempt(connection, turn, ended)
     return Settled(position, wake_next(connection, turn.chat_id))
 
 
-def retry(connection: Connection, turn: Claimed, ended: Ended, *, is_rung: bool) -> datetime:
+def retry(
+    connection: Connection, turn: Claimed, ended: Ended, *, is_rung: bool, goes_on: bool = False
+) -> datetime:
     """Running → retrying.  Returns when it is due.  Raises LeaseLost.
 
     Args:
@@ -296,6 +416,7 @@ def retry(connection: Connection, turn: Claimed, ended: Ended, *, is_rung: bool)
         turn: The turn under our lease.
         ended: The failed attempt, with the delay.
         is_rung: Whether the caller gives the broker the countdown; if not, the rescue loop rings in time.
+        goes_on: Whether the next attempt comes back to the same background response.
     """
     due = func.now() + (ended.delay or timedelta(0))
     # Whoever cancelled it in this moment should not wait for the countdown: the next claim ends it.
@@ -307,6 +428,8 @@ def retry(connection: Connection, turn: Claimed, ended: Ended, *, is_rung: bool)
         spent=turn.spent + 1,
         available_at=case((was_asked, func.now()), else_=due),
         rung_at=case((was_asked, None), else_=due) if is_rung else None,
+        **_cost(turn, ended),
+        **_checkpoint(goes_on=goes_on),
     )
     _end_attempt(connection, turn, ended)
     retrying_at: datetime = connection.execute(select(due)).scalar_one()
@@ -315,17 +438,24 @@ def retry(connection: Connection, turn: Claimed, ended: Ended, *, is_rung: bool)
 
 def heal(connection: Connection, turn: Claimed, ended: Ended) -> Claimed:
     """Clear the broken anchor and number the next attempt; the turn stays running.  Raises LeaseLost."""
+    usage = total(turn.usage, ended.usage)
+    changes: dict[str, Any] = {"healed": True, "attempt": turn.attempt + 1, "usage": usage, "checkpoint": None}
     _lock_chat(connection, turn)
-    _write(connection, turn, update(turns).values(healed=True, attempt=turn.attempt + 1))
+    _write(connection, turn, update(turns).values(changes))
     _end_attempt(connection, turn, ended)
     _update_chat(connection, turn, anchor=None)
-    return replace(turn, healed=True, attempt=turn.attempt + 1, anchor=None)
+    return replace(turn, **changes, anchor=None)
 
 
 def hand_back(connection: Connection, turn: Claimed, ended: Ended) -> None:
-    """Running → queued, due at once.  Raises LeaseLost."""
-    _leave(connection, turn, TurnState.QUEUED, available_at=func.now(), rung_at=func.now())
+    """Running → queued, due at once; a background response goes on without us.  Raises LeaseLost."""
+    _leave(connection, turn, TurnState.QUEUED, available_at=func.now(), rung_at=func.now(), **_cost(turn, ended))
     _end_attempt(connection, turn, ended)
+
+
+def keep(connection: Connection, turn: Claimed, checkpoint: Checkpoint) -> None:
+    """Write down how far a background response has come.  Raises LeaseLost."""
+    _write(connection, turn, update(turns).values(checkpoint=checkpoint.model_dump(mode="json")))
 
 
 def _leave(connection: Connection, turn: Claimed, state: TurnState, **values: Any) -> None:
@@ -334,9 +464,40 @@ def _leave(connection: Connection, turn: Claimed, state: TurnState, **values: An
 
 
 def _write(connection: Connection, turn: Claimed, change: Update) -> None:
-    is_ours = and_(turns.c.id == turn.id, turns.c.state == TurnState.RUNNING, turns.c.epoch == turn.epoch)
+    """Change the turn, if it is where we believe it to be.
+
+    The lease is the epoch. Step and attempt are for a write whose answer was lost: when it is tried again,
+    it finds the turn moved on, by itself.
+    """
+    is_ours = and_(
+        turns.c.id == turn.id,
+        turns.c.state == TurnState.RUNNING,
+        turns.c.epoch == turn.epoch,
+        turns.c.step == turn.step,
+        turns.c.attempt == turn.attempt,
+        turns.c.runs_tools == turn.runs_tools,
+    )
     if connection.execute(change.where(is_ours)).rowcount == 0:
         raise LeaseLost(turn.id, turn.epoch)
+
+
+def _cost(turn: Claimed, ended: Ended) -> dict[str, Any]:
+    return {"usage": total(turn.usage, ended.usage)}
+
+
+def _checkpoint(*, goes_on: bool) -> dict[str, Any]:
+    return {} if goes_on else {"checkpoint": None}
+
+
+def total(spent: dict[str, int] | None, more: dict[str, int] | None) -> dict[str, int] | None:
+    """Add up tokens by kind; what is absent on both sides stays absent.
+
+    >>> total({"input_tokens": 3}, {"input_tokens": 4, "output_tokens": 1})
+    {'input_tokens': 7, 'output_tokens': 1}
+    """
+    if not (spent and more):
+        return spent or more
+    return {name: spent.get(name, 0) + more.get(name, 0) for name in spent | more}
 
 
 def _lock_chat(connection: Connection, turn: Claimed) -> None:
@@ -365,8 +526,8 @@ def _end_attempt(connection: Connection, turn: Claimed, ended: Ended) -> None:
     )
 
 
-def _store_messages(
-    connection: Connection, turn: Claimed, said: Sequence[Message], *, response_id: str | None
+def store_messages(
+    connection: Connection, turn: Claimed, said: Sequence[Message], origin: Origin | None = None
 ) -> int:
     """Store *said* behind what the turn holds already; return the place of the first."""
     last = select(func.max(messages.c.position)).where(messages.c.turn_id == turn.id)
@@ -380,9 +541,10 @@ def _store_messages(
             "turn_seq": turn.seq,
             "role": message.role,
             "parts": Parts.dump_python(message.parts, mode="json"),
-            "provider": turn.provider,
-            "model": turn.model,
-            "response_id": response_id,
+            "provider": turn.provider if message.role == "assistant" else None,
+            "model": turn.model if message.role == "assistant" else None,
+            "credential": origin.credential.seal if origin else None,
+            "response_id": origin.response_id if origin else None,
         }
         for index, message in enumerate(said)
     ]

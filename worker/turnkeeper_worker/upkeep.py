@@ -18,6 +18,7 @@ from sqlalchemy import (
     literal,
     or_,
     select,
+    tuple_,
     update,
 )
 from sqlalchemy.dialects.postgresql import JSONB, insert
@@ -26,6 +27,8 @@ from turnkeeper.errors import ChatError, ErrorKind, Situation, read_stored, term
 from turnkeeper.states import AttemptOutcome, TurnState
 from turnkeeper.tables import attempts, chats, rejections, turns, workers
 from turnkeeper.turns import wake_next
+from turnkeeper_worker.checkpoint import Checkpoint, read_checkpoint
+from turnkeeper_worker.store import total
 
 BATCH = 500
 """How many turns one round of the rescue takes up at most."""
@@ -129,12 +132,7 @@ def _lose_attempts(connection: Connection, orphaned: Sequence[UUID]) -> None:
 
 _POISONED = ChatError(message=terminal_copy(ErrorKind.GENERIC, None, Situation.POISON))
 _was_asked = turns.c.cancel_requested_at.is_not(None)
-_is_poison = (
-    select(func.count())
-    .where(attempts.c.turn_id == turns.c.id, attempts.c.outcome == AttemptOutcome.LOST)
-    .scalar_subquery()
-    >= MAX_LOST
-)
+_is_poison = turns.c.lost + 1 >= MAX_LOST
 _is_over = or_(_was_asked, _is_poison)
 _FREE = (
     update(turns)
@@ -142,6 +140,7 @@ _FREE = (
     .values(
         state=case((_was_asked, TurnState.CANCELLED), (_is_poison, TurnState.FAILED), else_=TurnState.QUEUED),
         epoch=turns.c.epoch + 1,
+        lost=turns.c.lost + 1,
         worker_id=None,
         available_at=case((_is_over, None), else_=func.now()),
         rung_at=case((_is_over, None), else_=func.now()),
@@ -195,6 +194,57 @@ def take_due(connection: Connection, *, forgotten_after: timedelta, limit: int =
         update(turns).where(turns.c.id.in_(due)).values(rung_at=func.now()).returning(turns.c.id, turns.c.attempt)
     )
     return [Due(row.id, row.attempt) for row in rows]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Abandoned:
+    """A background response that still runs, though its turn has ended."""
+
+    turn_id: UUID
+    checkpoint: Checkpoint
+
+
+def find_abandoned(connection: Connection, *, limit: int = 50) -> list[Abandoned]:
+    """Return background responses that nobody waits for any more, the oldest first."""
+    rows = connection.execute(
+        select(turns.c.id, turns.c.checkpoint)
+        .where(turns.c.checkpoint.is_not(None), turns.c.finished_at.is_not(None))
+        .order_by(turns.c.finished_at)
+        .limit(limit)
+    )
+    read = ((row.id, read_checkpoint(row.checkpoint)) for row in rows)
+    return [Abandoned(turn_id=turn_id, checkpoint=left) for turn_id, left in read if left is not None]
+
+
+def close_abandoned(connection: Connection, abandoned: Abandoned, usage: dict[str, int] | None) -> None:
+    """Note that a background response is over, and what it has cost; of two workers that do so, one is heard."""
+    turn_id = abandoned.turn_id
+    this = and_(
+        turns.c.id == turn_id, turns.c.checkpoint["response_id"].astext == abandoned.checkpoint.response_id
+    )
+    closed = update(turns).where(this).values(checkpoint=None).returning(turns.c.usage)
+    found = connection.execute(closed).first()
+    if found is None or usage is None:
+        return
+    connection.execute(update(turns).where(turns.c.id == turn_id).values(usage=total(found.usage, usage)))
+    last = (
+        select(attempts.c.step, attempts.c.number)
+        .where(attempts.c.turn_id == turn_id)
+        .order_by(attempts.c.step.desc(), attempts.c.number.desc())
+        .limit(1)
+    )
+    place = tuple_(attempts.c.step, attempts.c.number)
+    connection.execute(
+        update(attempts)
+        .where(attempts.c.turn_id == turn_id, place.in_(last))
+        .values(usage=usage, response_id=abandoned.checkpoint.response_id)
+    )
+
+
+def forget_abandoned(connection: Connection, *, after: timedelta) -> int:
+    """Stop looking after responses whose turns ended so long ago that they are over by themselves."""
+    is_old = and_(turns.c.checkpoint.is_not(None), turns.c.finished_at < func.now() - after)
+    return connection.execute(update(turns).where(is_old).values(checkpoint=None)).rowcount
 
 
 def forget_rings(connection: Connection, turn_ids: Sequence[UUID]) -> None:

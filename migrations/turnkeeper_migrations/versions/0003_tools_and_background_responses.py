@@ -9,14 +9,14 @@ down_revision = "0002"
 branch_labels = None
 depends_on = None
 
-_TOOLS = {"server_default": sa.text("'[]'"), "nullable": False}
 _COUNTS = "seq > 0 AND epoch >= 0 AND step > 0 AND attempt >= 0 AND spent >= 0"
 
 
 def upgrade() -> None:
     """Add what the three need; the ledger of tools has had no writer so far, and is made anew."""
-    op.add_column("chats", sa.Column("tools", JSONB(), **_TOOLS))
-    op.add_column("turns", sa.Column("tools", JSONB(), **_TOOLS))
+    for table in ("chats", "turns"):
+        op.add_column(table, sa.Column("tools", JSONB(), server_default=sa.text("'[]'"), nullable=False))
+    op.add_column("turns", sa.Column("runs_tools", sa.Boolean(), server_default=sa.text("false"), nullable=False))
     op.add_column("turns", sa.Column("background", sa.Boolean()))
     op.add_column("turns", sa.Column("checkpoint", JSONB()))
     op.add_column("turns", sa.Column("lost", sa.Integer(), server_default=sa.text("0"), nullable=False))
@@ -112,6 +112,6 @@ def downgrade() -> None:
     op.drop_column("messages", "credential")
     op.drop_index("ix_turns_abandoned", "turns")
     _replace_counts_range(_COUNTS)
-    for column in ("lost", "checkpoint", "background", "tools"):
+    for column in ("lost", "checkpoint", "background", "runs_tools", "tools"):
         op.drop_column("turns", column)
     op.drop_column("chats", "tools")

@@ -21,6 +21,8 @@ from turnkeeper_worker.config import ProviderConfig, Settings
 
 EXIT_FAILED = 3
 EXIT_CANCELLED = 4
+MAX_RESULT_CHARS = 60
+"""How much of a tool's result `show` prints."""
 
 TurnId = Annotated[str, typer.Argument(metavar="TURN", help="The id that `enqueue` printed.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
@@ -33,6 +35,12 @@ def enqueue(
     provider: Annotated[str | None, typer.Option(help="One of `turnkeeper providers`.")] = None,
     model: Annotated[str | None, typer.Option(help="The provider's name of a model.")] = None,
     instructions: Annotated[str | None, typer.Option(help="The system prompt of a new chat.")] = None,
+    tool: Annotated[
+        list[str] | None, typer.Option(help="A tool of the workers that the model may call; may be repeated.")
+    ] = None,
+    background: Annotated[
+        bool | None, typer.Option(help="Whether the provider goes on when a worker dies.", show_default=False)
+    ] = None,
     idempotency_key: Annotated[str | None, typer.Option(help="The same key is the same turn.")] = None,
     on_busy: Annotated[
         OnBusy, typer.Option(help="What to do when the chat has an unfinished turn.")
@@ -49,6 +57,8 @@ def enqueue(
             provider=provider,
             model=model,
             instructions=instructions,
+            tools=tuple(tool) if tool else None,
+            background=background,
             idempotency_key=idempotency_key,
             on_busy=on_busy,
         )
@@ -170,6 +180,8 @@ def _print_view(console: Console, view: TurnView) -> None:
     console.print(f"chat {view.chat_id}, turn {view.seq}", style="dim")
     if view.attempts:
         console.print(_attempts_table(view))
+    if view.tool_runs:
+        console.print(_tools_table(view))
     if view.error:
         console.print(Text(view.error.message, style="red"))
         if view.error.detail:
@@ -179,7 +191,7 @@ def _print_view(console: Console, view: TurnView) -> None:
 
 
 def _attempts_table(view: TurnView) -> Table:
-    table = Table("step", "attempt", "outcome", "kind", "status", "wait", "chained", "why", box=None)
+    table = Table("step", "attempt", "outcome", "kind", "status", "wait", "history", "why", box=None)
     for attempt in view.attempts:
         table.add_row(
             str(attempt.step),
@@ -188,10 +200,32 @@ def _attempts_table(view: TurnView) -> Table:
             attempt.kind or "",
             str(attempt.status_code or ""),
             f"{attempt.delay_ms / 1000:.1f} s" if attempt.delay_ms is not None else "",
-            "yes" if attempt.chained else "no",
+            _history(attempt),
             _why(attempt),
         )
     return table
+
+
+def _history(attempt: AttemptView) -> str:
+    """Say what was sent of the chat: what is new, all of it, or nothing where a response went on by itself."""
+    if attempt.resumed:
+        return "resumed"
+    return "chained" if attempt.chained else "full"
+
+
+def _tools_table(view: TurnView) -> Table:
+    table = Table("step", "tool", "state", "took", "result", box=None)
+    for run in view.tool_runs:
+        took = f"{(run.finished_at - run.started_at).total_seconds():.1f} s" if run.finished_at else ""
+        result = run.result.output if run.result else ""
+        style = "red" if run.result and run.result.is_error else ""
+        table.add_row(str(run.step), run.name, run.state, took, Text(_one_line(result), style=style))
+    return table
+
+
+def _one_line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= MAX_RESULT_CHARS else f"{line[: MAX_RESULT_CHARS - 1]}…"
 
 
 def _why(attempt: AttemptView) -> str:

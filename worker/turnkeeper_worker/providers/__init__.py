@@ -11,6 +11,7 @@ import httpx
 from turnkeeper_worker.config import ProviderConfig
 from turnkeeper_worker.failures import Failure, Signal
 from turnkeeper_worker.providers import anthropic_messages, openai_chat, openai_responses
+from turnkeeper_worker.providers.fields import storable
 from turnkeeper_worker.providers.http import (
     Timeouts,
     bearer,
@@ -44,8 +45,8 @@ __all__ = [
     "Running",
     "ToolSpec",
     "open_providers",
-    "unknown_provider",
-    "unnamed_model",
+    "storable",
+    "unusable",
 ]
 
 
@@ -122,15 +123,8 @@ def open_providers(
     return MappingProxyType({name: _open(name, config, environment) for name, config in configured.items()})
 
 
-def unknown_provider(name: str) -> Provider:
-    """Stand in for a provider that this worker is not configured for."""
-    reason = f"The worker has no provider {name}; add [providers.{name}] to its turnkeeper.toml."
-    return Unusable(name, Signal.UNKNOWN_PROVIDER, reason)
-
-
-def unnamed_model(name: str) -> Provider:
-    """Stand in for a provider that is asked for no model in particular."""
-    reason = f"No model is named; name one in the turn or the chat, or set model in [providers.{name}]."
+def unusable(name: str, reason: str) -> Provider:
+    """Stand in for a provider that a turn cannot be sent to, and say why."""
     return Unusable(name, Signal.UNKNOWN_PROVIDER, reason)
 
 

@@ -1,0 +1,230 @@
+"""The first half of a step: the model is called, and its answer stored.
+
+What follows the answer is decided by `steps`; what follows a failure, by whoever called.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import TypeAlias, assert_never
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from turnkeeper.messages import Message
+from turnkeeper.states import AttemptOutcome
+from turnkeeper_worker import ledger, store
+from turnkeeper_worker.checkpoint import Checkpoint, Piece
+from turnkeeper_worker.database import Database
+from turnkeeper_worker.leases import Lease, Stop
+from turnkeeper_worker.ledger import Run
+from turnkeeper_worker.live import Live
+from turnkeeper_worker.outcomes import Cancelled, Completed, Dropped, HandedBack, Outcome
+from turnkeeper_worker.planner import Attempt, Planner
+from turnkeeper_worker.providers import Answer, Failed, Provider, Result, Running, unusable
+from turnkeeper_worker.remedies import crashed
+from turnkeeper_worker.speaker import Speaker
+from turnkeeper_worker.steps import Finish, GoOn, RunTools, results_message, what_follows
+from turnkeeper_worker.store import Claimed, Ended, LeaseLost, Origin, Settled
+from turnkeeper_worker.telemetry import get_logger
+from turnkeeper_worker.tool_step import ToolStep
+from turnkeeper_worker.tools import Toolbox
+
+log = get_logger(__name__)
+
+Next: TypeAlias = Attempt | ToolStep | Outcome
+"""What a step leads to: another one, its own tools, or the end of the delivery."""
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The attempt failed."""
+
+    failed: Failed
+    speaker: Speaker
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRunner:
+    """Makes attempts, and stores their answers."""
+
+    database: Database
+    live: Live
+    providers: Mapping[str, Provider]
+    planner: Planner
+    toolbox: Toolbox
+    checkpoint_every: timedelta
+    max_steps: int
+
+    async def run(self, attempt: Attempt, lease: Lease) -> Next | Broken:
+        """Make the attempt; return what is to be done next, or how the delivery ended.  Raises LeaseLost."""
+        speaker = self._speaker(attempt)
+        try:
+            result = await self._call(attempt, speaker, lease)
+        except asyncio.CancelledError:
+            if lease.stopped is None:
+                raise
+            return await self._stop(attempt.turn, speaker, lease.stopped)
+        if lease.stopped is Stop.CANCELLED and isinstance(result, Failed):
+            return await self._stop(attempt.turn, speaker, lease.stopped)
+        match result:
+            case Answer():
+                return await self._take_answer(attempt, result, speaker)
+            case Failed():
+                return Broken(result, speaker)
+            case other:
+                assert_never(other)
+
+    async def _call(self, attempt: Attempt, speaker: Speaker, lease: Lease) -> Result:
+        speaker.say_started(attempt.call)
+        if attempt.call.running is not None and attempt.turn.checkpoint is not None:
+            speaker.say_again(attempt.turn.checkpoint.pieces)
+        lease.listen()
+        try:
+            # A stop that came before we listened strikes here.
+            await asyncio.sleep(0)
+            return await self._provider(attempt).call(attempt.call, speaker)
+        except LeaseLost:
+            raise
+        except Exception as error:  # noqa: BLE001 - the edge of a turn: a fault of ours ends it, never the worker
+            return crashed(attempt.turn, error)
+        finally:
+            lease.settle()
+
+    def _provider(self, attempt: Attempt) -> Provider:
+        name = attempt.turn.provider
+        return self.providers[name] if attempt.obstacle is None else unusable(name, attempt.obstacle)
+
+    def _speaker(self, attempt: Attempt) -> Speaker:
+        keep = partial(self._keep, attempt) if attempt.call.background else None
+        return Speaker(self.live, attempt.turn, keep, self.checkpoint_every)
+
+    async def _keep(self, attempt: Attempt, running: Running, pieces: tuple[Piece, ...]) -> None:
+        """Write down how far a background response has come; only the first time must it be written."""
+        checkpoint = Checkpoint(
+            response_id=running.response_id,
+            credential=attempt.credential,
+            began_at=running.began_at,
+            cursor=running.cursor,
+            pieces=pieces,
+        )
+        if not pieces:
+            return await self.database.surely(store.keep, attempt.turn, checkpoint)
+        try:
+            return await self.database.once(store.keep, attempt.turn, checkpoint)
+        except DBAPIError as error:
+            log.warning("checkpoint.missed", turn_id=str(attempt.turn.id), error=type(error).__name__)
+
+    async def _take_answer(self, attempt: Attempt, answer: Answer, speaker: Speaker) -> Next:
+        match what_follows(answer, attempt.turn, self.toolbox, max_steps=self.max_steps):
+            case Finish(why=why, results=results):
+                return await self._complete(attempt, answer, speaker, why, results_message(results))
+            case GoOn():
+                following, position = await self.database.surely(self._store_pause, attempt, answer, speaker)
+                speaker.say_committed(answer.messages, position)
+                return following
+            case RunTools(runs=runs, awaits_more=awaits_more):
+                turn, position = await self.database.surely(self._store_calls, attempt, answer, speaker, runs)
+                speaker.say_committed(answer.messages, position)
+                return ToolStep(turn=turn, runs=runs, awaits_more=awaits_more)
+            case other:
+                assert_never(other)
+
+    async def _complete(
+        self, attempt: Attempt, answer: Answer, speaker: Speaker, why: str, told: Sequence[Message]
+    ) -> Completed:
+        settled = await self.database.surely(self._store_end, attempt, answer, speaker, told)
+        usage = store.total(attempt.turn.usage, answer.usage)
+        speaker.say_committed((*answer.messages, *told), settled.position)
+        speaker.say_completed(usage, why)
+        return Completed(_summary(attempt, usage), settled.woken)
+
+    def _store_end(
+        self, connection: Connection, attempt: Attempt, answer: Answer, speaker: Speaker, told: Sequence[Message]
+    ) -> Settled:
+        self._note_chain(connection, attempt)
+        ended, origin = _ended_well(answer, speaker), _origin(attempt, answer)
+        return store.complete(connection, attempt.turn, ended, (*answer.messages, *told), origin)
+
+    def _store_pause(
+        self, connection: Connection, attempt: Attempt, answer: Answer, speaker: Speaker
+    ) -> tuple[Attempt, int]:
+        turn, position = self._store_step(connection, attempt, answer, speaker)
+        return self.planner.begin(connection, store.next_step(connection, turn)), position
+
+    def _store_calls(
+        self, connection: Connection, attempt: Attempt, answer: Answer, speaker: Speaker, runs: tuple[Run, ...]
+    ) -> tuple[Claimed, int]:
+        turn, position = self._store_step(connection, attempt, answer, speaker, runs_tools=True)
+        ledger.open_runs(connection, turn, runs)
+        return turn, position
+
+    def _store_step(
+        self,
+        connection: Connection,
+        attempt: Attempt,
+        answer: Answer,
+        speaker: Speaker,
+        *,
+        runs_tools: bool = False,
+    ) -> tuple[Claimed, int]:
+        self._note_chain(connection, attempt)
+        ended, origin = _ended_well(answer, speaker), _origin(attempt, answer)
+        return store.complete_step(connection, attempt.turn, ended, answer.messages, origin, runs_tools=runs_tools)
+
+    def _note_chain(self, connection: Connection, attempt: Attempt) -> None:
+        """Count a chain that held, where some had not; the count of those that always hold is never touched."""
+        if attempt.call.is_chained and attempt.health.breaks:
+            store.chain_held(connection, attempt.credential)
+
+    async def _stop(self, turn: Claimed, speaker: Speaker, why: Stop) -> Outcome:
+        match why:
+            case Stop.CANCELLED:
+                return await self._cancel(turn, speaker)
+            case Stop.HANDED_BACK:
+                return await self._hand_back(turn, speaker)
+            case Stop.LOST:
+                return Dropped("the lease was lost")
+            case other:
+                assert_never(other)
+
+    async def _cancel(self, turn: Claimed, speaker: Speaker) -> Cancelled:
+        said = speaker.partial()
+        settled = await self.database.surely(
+            store.cancel, turn, _broken_off(AttemptOutcome.CANCELLED, speaker), said
+        )
+        speaker.say_cancelled(said, settled.position)
+        return Cancelled(settled.woken)
+
+    async def _hand_back(self, turn: Claimed, speaker: Speaker) -> HandedBack:
+        await self.database.surely(store.hand_back, turn, _broken_off(AttemptOutcome.HANDED_BACK, speaker))
+        speaker.say_retry("handed_back")
+        return HandedBack(turn.attempt)
+
+
+def _origin(attempt: Attempt, answer: Answer) -> Origin:
+    return Origin(credential=attempt.credential, response_id=answer.response_id, anchors=answer.can_anchor)
+
+
+def _ended_well(answer: Answer, speaker: Speaker) -> Ended:
+    return Ended(
+        outcome=AttemptOutcome.COMPLETED,
+        response_id=answer.response_id,
+        usage=answer.usage,
+        first_event_at=speaker.first_event_at,
+    )
+
+
+def _broken_off(outcome: AttemptOutcome, speaker: Speaker) -> Ended:
+    return Ended(outcome=outcome, usage=speaker.usage, first_event_at=speaker.first_event_at)
+
+
+def _summary(attempt: Attempt, usage: Mapping[str, int] | None) -> str:
+    """Return what Flower shows as the result: one line, no words of the chat."""
+    spent = usage or {}
+    tokens = f"in={spent.get('input_tokens', '?')} out={spent.get('output_tokens', '?')}"
+    chained = "chained" if attempt.call.is_chained else "full history"
+    turn = attempt.turn
+    return f"{turn.provider} {attempt.call.model} step={turn.step} attempt={turn.attempt} {chained} {tokens}"

@@ -1,0 +1,148 @@
+"""What the next attempt sends: the anchor or the whole history, repaired, to the provider that the turn names.
+
+Runs inside the transaction that claims, heals or steps on, so that what is sent is what was true at that moment.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import Connection
+
+from turnkeeper.messages import Message
+from turnkeeper_worker import store
+from turnkeeper_worker.chain import Chained, Credential, FullReplay, Health, Plan, Present, plan
+from turnkeeper_worker.config import ProviderConfig
+from turnkeeper_worker.providers import Call, Running
+from turnkeeper_worker.replay import Reader, Said, readable_by, repair
+from turnkeeper_worker.store import Claimed
+from turnkeeper_worker.tools import Toolbox
+
+_UNKNOWN = ProviderConfig(base_url="http://unknown.invalid", store=False)
+"""Stands in for a provider that this worker is not configured for; the call fails before it gets there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """A turn under our lease with its call, ready to be made."""
+
+    turn: Claimed
+    call: Call
+    credential: Credential
+    health: Health = field(default_factory=Health)
+    """How chains had held when the attempt was planned."""
+    obstacle: str | None = None
+    """Why the call cannot be made at all, and what to do about it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planner:
+    """Plans attempts.  Knows the worker's configuration, and nothing of networks."""
+
+    configs: Mapping[str, ProviderConfig]
+    keys: Mapping[str, str]
+    """A fingerprint of each provider's API key."""
+    toolbox: Toolbox
+
+    def begin(self, connection: Connection, turn: Claimed) -> Attempt:
+        """Plan the attempt that the turn is at, and record that it begins."""
+        credential = self._credential(turn)
+        turn = replace(turn, model=credential.model)
+        attempt = self._come_back(turn, credential) or self._ask(connection, turn, credential)
+        store.begin(
+            connection,
+            turn,
+            model=credential.model,
+            chained=attempt.call.is_chained,
+            resumed=attempt.call.running is not None,
+        )
+        return replace(attempt, obstacle=self._obstacle(turn))
+
+    def config(self, turn: Claimed) -> ProviderConfig | None:
+        """Return the configuration of the turn's provider, if this worker has one."""
+        return self.configs.get(turn.provider)
+
+    def _credential(self, turn: Claimed) -> Credential:
+        config = self.config(turn)
+        return Credential(
+            provider=turn.provider,
+            base_url=config.base_url if config else "",
+            key=self.keys.get(turn.provider, ""),
+            model=turn.model or (config.model if config else None),
+        )
+
+    def _come_back(self, turn: Claimed, credential: Credential) -> Attempt | None:
+        """Return to the background response that the attempt before this one left behind."""
+        left = turn.checkpoint
+        if left is None or left.credential != credential:
+            return None
+        running = Running(response_id=left.response_id, began_at=left.began_at, cursor=left.cursor)
+        call = Call(
+            request_id=_request_id(turn),
+            model=credential.model or "",
+            history=(),
+            background=True,
+            running=running,
+        )
+        return Attempt(turn=turn, call=call, credential=credential)
+
+    def _ask(self, connection: Connection, turn: Claimed, credential: Credential) -> Attempt:
+        config = self.config(turn) or _UNKNOWN
+        health, planned, said = self._plan(connection, turn, credential, config.keeps_responses_for)
+        anchor = planned.anchor if isinstance(planned, Chained) else None
+        # What healed a chain must not fail for another thing that the provider has forgotten the key of.
+        reader = Reader(turn.provider, None if turn.healed else credential.seal)
+        history = repair(readable_by(said, reader), answered=anchor.calls if anchor else ())
+        call = Call(
+            request_id=_request_id(turn),
+            model=credential.model or "",
+            history=history,
+            previous_response_id=anchor.response_id if anchor else None,
+            instructions=turn.instructions,
+            options=turn.options,
+            tools=self.toolbox.specs(turn.tools),
+            background=config.background if turn.background is None else turn.background,
+            continues=_ends_paused(turn, history),
+        )
+        return Attempt(turn=turn, call=call, credential=credential, health=health)
+
+    def _plan(
+        self, connection: Connection, turn: Claimed, credential: Credential, kept_for: timedelta | None
+    ) -> tuple[Health, Plan, Sequence[Said]]:
+        anchor = turn.anchor
+        if anchor is None or kept_for is None or anchor.credential != credential:
+            # Nothing that the database could tell would make a chain of it.
+            return Health(), FullReplay("no anchor here"), store.load(connection, turn)
+        through = (anchor.seq, anchor.position)
+        news = store.load(connection, turn, after=through)
+        present = Present(
+            credential=credential,
+            kept_for=kept_for,
+            health=store.chain_health_of(connection, credential),
+            digest=store.fingerprint(connection, turn.chat_id, through=through),
+            news=tuple(one.message for one in news),
+            now=datetime.now(UTC),
+        )
+        planned = plan(anchor, present)
+        return present.health, planned, news if isinstance(planned, Chained) else store.load(connection, turn)
+
+    def _obstacle(self, turn: Claimed) -> str | None:
+        name, config = turn.provider, self.config(turn)
+        if config is None:
+            return f"The worker has no provider {name}; add [providers.{name}] to its turnkeeper.toml."
+        if turn.model is None:
+            return f"No model is named; name one in the turn or the chat, or set model in [providers.{name}]."
+        if missing := self.toolbox.missing(turn.tools):
+            return f"The worker has no tool {missing[0]}; install the package that brings it, or leave it out."
+        if turn.background and not config.can_run_in_background:
+            return f"The provider {name} has no background responses; set background to false, or name another."
+        return None
+
+
+def _request_id(turn: Claimed) -> str:
+    return f"{turn.id}/{turn.step}.{turn.attempt}"
+
+
+def _ends_paused(turn: Claimed, history: Sequence[Message]) -> bool:
+    """Tell whether the step before this one was paused: any other goes on with results."""
+    return turn.step > 1 and bool(history) and history[-1].role == "assistant"
