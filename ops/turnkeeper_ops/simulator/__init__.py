@@ -7,6 +7,9 @@ message names a script: what happens to the requests of that turn, one step each
 
     python -m turnkeeper_ops.simulator --port 0 --api-key sk-simulator
 
+Each API key is an account of its own: what the model said for one, no other can retrieve, continue or send
+back under its seal.
+
 How it is built, from the top:
 
     server          the process: listens, announces, ends
@@ -19,9 +22,11 @@ How it is built, from the top:
     *_wire          one request in one wire format
         responses_* parameters, items, events
         chat_*      parameters, messages, chunks
-        anthropic_* input, turns, events
+        anthropic_* input, turns, events, threads, pauses
         openai_*    what the OpenAI APIs check and refuse alike
+    novelties       what only a newer version of each API would send
     turns           which step applies    answers      what the model says
+    state           the accounts          seals        what is sealed for each
     vault           stored responses      journal      the log
     entrance        which HTTP            connection, http2   the two of them
     channel         what an endpoint answers on, cut and reset included
@@ -33,6 +38,6 @@ Where a step asks for what an API does not have, the docstring of its `*_wire` s
 """
 
 from turnkeeper_ops.simulator.server import CannotListen, run, serve
-from turnkeeper_ops.simulator.state import Settings
+from turnkeeper_ops.simulator.state import KEY, SECOND_KEY, Settings
 
-__all__ = ["CannotListen", "Settings", "run", "serve"]
+__all__ = ["KEY", "SECOND_KEY", "CannotListen", "Settings", "run", "serve"]

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from turnkeeper_ops.simulator.script_file import ScriptFileInvalid, read_script_file
 from turnkeeper_ops.simulator.server import CannotListen, run
-from turnkeeper_ops.simulator.state import Settings
+from turnkeeper_ops.simulator.state import KEY, Settings
 
 EXIT_BAD_INPUT = 2
 
@@ -25,11 +25,13 @@ def main() -> int:
     arguments = _parser().parse_args()
     try:
         scripts = read_script_file(arguments.script_file) if arguments.script_file else {}
+        key, *more_keys = arguments.api_key or [KEY]
         run(
             Settings(
                 host=arguments.host,
                 port=arguments.port,
-                api_key=arguments.api_key,
+                api_key=key,
+                more_api_keys=tuple(more_keys),
                 chunk_delay_ms=arguments.chunk_delay_ms,
                 context_tokens=arguments.context_tokens,
                 scripts=scripts,
@@ -47,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--host", default=usual.host)
     add("--port", type=int, default=usual.port, help="0: any free port")
-    add("--api-key", default=usual.api_key, help="the only key that is accepted")
+    add("--api-key", action="append", help=f"a key that is accepted ({KEY}); again: one more, another account")
     add("--chunk-delay-ms", type=_not_negative, default=usual.chunk_delay_ms, help="wait between chunks")
     add("--context-tokens", type=int, default=usual.context_tokens, help="a longer prompt is refused")
     add("--script-file", type=Path, help='JSON or TOML: {"NAME": {"steps": [...]}}')

@@ -266,9 +266,8 @@ def _lose_anchor(step: LostAnchorStep, scene: Scene) -> Iterator[Action]:
     error = plain.body.get("error") if isinstance(plain.body, dict) else None
     if not (step.in_stream and scene.wire.streams and isinstance(error, dict)):
         return respond(plain, outcome="lost_anchor")
-    event = ErrorEventStep(
-        at="before_terminal", code=error.get("code"), message=error["message"], error_type=error["type"]
-    )
+    code = error.get("code") or (error.get("details") or {}).get("error_code")
+    event = ErrorEventStep(at="before_terminal", code=code, message=error["message"], error_type=error["type"])
     return _report_error(event, scene.wire.frames(Reply()), scene, outcome="lost_anchor")
 
 

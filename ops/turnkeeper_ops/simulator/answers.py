@@ -17,8 +17,10 @@ def compose(step: Answering, prompt: Prompt) -> Reply:
     reply = Reply(
         chunks=split(text, step.chunk_chars),
         reasoning=step.reasoning,
+        redacted=step.redacted,
         search=step.search,
         calls=tuple(_call(call, step.chunk_chars) for call in step.calls),
+        novel=step.novel,
     )
     return _stop_early(reply, step) if isinstance(step, IncompleteStep) else reply
 
@@ -74,13 +76,30 @@ def _call(call: FunctionCall, chars: int) -> Call:
     return Call(name=call.name, pieces=split(arguments, chars), call_id=call.call_id)
 
 
+def begun(reply: Reply, chunks: int) -> Reply:
+    """Return what of *reply* has been said after so many chunks, its reasoning counted.
+
+    >>> begun(Reply(chunks=("a", "b"), reasoning="Hm"), 2).chunks
+    ('a',)
+    """
+    thought = int(bool(reply.reasoning) and not reply.redacted)
+    reasoning = reply.reasoning if chunks >= thought else None
+    return replace(_first(reply, chunks - thought), reasoning=reasoning)
+
+
 def _stop_early(reply: Reply, step: IncompleteStep) -> Reply:
-    """Keep the first chunks alone; a call may be cut in the middle of its arguments."""
-    left = step.at - len(reply.chunks)
+    """Keep the first chunks alone, or nothing behind a search that has not come to its end."""
+    kept = _first(reply, 0 if step.in_search else step.at)
+    return replace(kept, found=not step.in_search, stopped=step.reason)
+
+
+def _first(reply: Reply, chunks: int) -> Reply:
+    """Keep the first chunks of text and calls; a call may be cut in the middle of its arguments."""
+    left = chunks - len(reply.chunks)
     calls = []
     for call in reply.calls:
         if left > 0:
             kept = call.pieces[:left]
             calls.append(replace(call, pieces=kept, whole=kept == call.pieces))
         left -= len(call.pieces)
-    return replace(reply, chunks=reply.chunks[: step.at], calls=tuple(calls), stopped=step.reason)
+    return replace(reply, chunks=reply.chunks[: max(0, chunks)], calls=tuple(calls))

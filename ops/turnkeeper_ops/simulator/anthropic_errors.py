@@ -3,7 +3,7 @@
 A status and a type belong together; 503 is not in Anthropic's table and says what 529 says.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any, assert_never
 
 from turnkeeper_ops.simulator.openai_errors import NGINX_PAGE
@@ -59,15 +59,20 @@ _EVENT_TYPES: Mapping[str, str] = {
 class MessagesError(Refused):
     """A request that Anthropic refuses."""
 
-    def __init__(self, message: str, *, status: int = 400, request_id: str = "") -> None:
+    def __init__(
+        self, message: str, *, status: int = 400, request_id: str = "", details: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.request_id = request_id
         """Put in by who answers; the checks do not know it."""
+        self.details = details
+        """What programs read: `error_code`, and what belongs to it; None: the type and the message say it all."""
 
     def plain(self) -> PlainResponse:
         """Return the response that says so."""
-        body = error_body(str(self), TYPES[self.status], self.request_id)
+        details = {} if self.details is None else {"details": self.details}
+        body = error_body(str(self), TYPES[self.status], self.request_id, **details)
         return PlainResponse(status=self.status, body=body, headers={})
 
 
@@ -76,8 +81,8 @@ def error_body(message: str, kind: str, request_id: str, **rest: Any) -> dict[st
     return {"type": "error", "error": {"type": kind, "message": message, **rest}, "request_id": request_id}
 
 
-def check_headers(headers: Mapping[str, str], expected: str) -> None:
-    """Refuse a request without the right key, or without the API's version.
+def check_headers(headers: Mapping[str, str], accepted: Container[str]) -> str:
+    """Return the key of a request; refuse one without a right key, or without the API's version.
 
     Raises:
         MessagesError: 401 or 400.
@@ -87,10 +92,11 @@ def check_headers(headers: Mapping[str, str], expected: str) -> None:
     key = headers.get("x-api-key", bearer if scheme.lower() == "bearer" else None)
     if key is None:
         raise MessagesError("x-api-key header is required", status=401)
-    if key != expected:
+    if key not in accepted:
         raise MessagesError("invalid x-api-key", status=401)
     if "anthropic-version" not in headers:
         raise MessagesError("anthropic-version: header is required")
+    return key
 
 
 def prompt_too_long(tokens: int, limit: int) -> str:

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from turnkeeper_ops.simulator.anthropic_turns import sign
 from turnkeeper_ops.simulator.encoding import encode_event
 from turnkeeper_ops.simulator.responses_events import MakeId
 from turnkeeper_ops.simulator.scripts import StopReason
+from turnkeeper_ops.simulator.seals import Seal
 from turnkeeper_ops.simulator.wire import Call, Frame, FrameKind, Reply
 
 Delta = tuple[str, str, FrameKind]
@@ -47,16 +47,28 @@ class MessageSeries:
     message: Mapping[str, Any]
     """The message at its beginning, without content."""
     make_id: MakeId
+    seal: Seal
+    """What thinking and what a search found are sealed with."""
     frames: list[Frame] = field(default_factory=list)
     content: list[dict[str, Any]] = field(default_factory=list)
 
-    def say(self, reply: Reply) -> None:
-        """Add everything but the end."""
+    def say(self, reply: Reply, pending: str | None = None) -> None:
+        """Add everything but the end.
+
+        Args:
+            reply: What the model says.
+            pending: The id of the search in which the model was paused; None: there is none.
+        """
         self._add("message_start", message=self.message)
+        if pending is not None:
+            self._find(pending)
+        self._say(reply)
+
+    def _say(self, reply: Reply) -> None:
         if reply.reasoning is not None:
-            self._think(reply.reasoning)
+            self._think(reply.reasoning, redacted=reply.redacted)
         if reply.search is not None:
-            self._search(reply.search)
+            self._search(reply.search, found=reply.found)
         if reply.chunks:
             opening = {"type": "text", "text": ""}
             deltas = [("text_delta", piece, FrameKind.CHUNK) for piece in reply.chunks]
@@ -74,12 +86,19 @@ class MessageSeries:
         if not index:
             self._add("ping")
         for name, text, kind in deltas:
-            self._add("content_block_delta", kind, index=index, delta={"type": name, _DELTA_FIELDS[name]: text})
+            self._delta(index, name, text, kind)
         self._add("content_block_stop", index=index)
         self.content.append(whole)
 
-    def _think(self, thinking: str) -> None:
-        signature = sign(thinking)
+    def _delta(self, index: int, name: str, text: str, kind: FrameKind) -> None:
+        self._add("content_block_delta", kind, index=index, delta={"type": name, _DELTA_FIELDS[name]: text})
+
+    def _think(self, thinking: str, *, redacted: bool) -> None:
+        if redacted:
+            block = {"type": "redacted_thinking", "data": self.seal.close(self.make_id("rt"))}
+            self._block(block, [], block)
+            return
+        signature = self.seal.sign(thinking)
         deltas = [
             ("thinking_delta", thinking, FrameKind.CHUNK),
             ("signature_delta", signature, FrameKind.EVENT),
@@ -87,18 +106,23 @@ class MessageSeries:
         opening = {"type": "thinking", "thinking": "", "signature": ""}
         self._block(opening, deltas, {**opening, "thinking": thinking, "signature": signature})
 
-    def _search(self, query: str) -> None:
-        call = {"type": "server_tool_use", "id": self.make_id("srvtoolu"), "name": "web_search", "input": {}}
-        asked = {"query": query}
+    def _search(self, query: str, *, found: bool) -> None:
+        call_id, asked = self.make_id("srvtoolu"), {"query": query}
+        call = {"type": "server_tool_use", "id": call_id, "name": "web_search", "input": {}}
         self._block(call, [("input_json_delta", json.dumps(asked), FrameKind.EVENT)], {**call, "input": asked})
-        found = {
+        if found:
+            self._find(call_id)
+
+    def _find(self, call_id: str) -> None:
+        """Add what the search of this id found."""
+        page = {
             "type": "web_search_result",
             "title": "Simulated result",
             "url": "https://example.com/",
-            "encrypted_content": "c2ltdWxhdGVk",
+            "encrypted_content": self.seal.close(call_id),
             "page_age": None,
         }
-        result = {"type": "web_search_tool_result", "tool_use_id": call["id"], "content": [found]}
+        result = {"type": "web_search_tool_result", "tool_use_id": call_id, "content": [page]}
         self._block(result, [], result)
 
     def _call(self, call: Call) -> None:

@@ -95,6 +95,14 @@ class RedactedThinking(_Block):
     data: str
 
 
+class Novel(BaseModel):
+    """What only a newer version of the API knows; it is taken back as it was sent."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    type: Literal["novel_block"]
+
+
 def _as_blocks(content: object) -> object:
     """Read a bare string as the one text block that it stands for."""
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
@@ -113,7 +121,16 @@ class ToolResult(_Block):
 
 
 Block: TypeAlias = Annotated[
-    Text | Image | Document | ToolUse | ToolResult | ServerToolUse | WebSearchResult | Thinking | RedactedThinking,
+    Text
+    | Image
+    | Document
+    | ToolUse
+    | ToolResult
+    | ServerToolUse
+    | WebSearchResult
+    | Thinking
+    | RedactedThinking
+    | Novel,
     Field(discriminator="type"),
 ]
 
@@ -131,6 +148,7 @@ class Parameters(_Input):
     model: Annotated[str, StringConstraints(min_length=1)]
     max_tokens: PositiveInt
     messages: Annotated[list[Message], Field(min_length=1)]
+    """The whole conversation; in a thread, what it keeps is put before what was sent."""
     system: Annotated[list[Text], BeforeValidator(_as_blocks)] | None = None
     stream: bool | None = None
     tools: list[Object] | None = None

@@ -2,8 +2,8 @@
 
 The terminal frame is the whole end: `message_delta` and `message_stop`.
 Where a step says what this API cannot: an error event has one shape, whatever is asked for, and
-OpenAI's codes become Anthropic's types; `content_filter` stops as `refusal`.  Nothing is stored, so an
-anchor is lost only to those who ask for it (`even_unchained`): then a message thread is not found.
+OpenAI's codes become Anthropic's types; `content_filter` stops as `refusal`.  Stored is what belongs to a
+message thread, and that is the anchor that can be lost; a spelling of OpenAI's says that it is not found.
 """
 
 from collections.abc import Mapping
@@ -11,17 +11,33 @@ from dataclasses import dataclass, field
 from typing import Any, assert_never
 
 from turnkeeper_ops.simulator.answers import count_tokens
-from turnkeeper_ops.simulator.anthropic_errors import API_ERROR, TYPES, error_body, event_type, plain_status
+from turnkeeper_ops.simulator.anthropic_errors import (
+    API_ERROR,
+    TYPES,
+    MessagesError,
+    error_body,
+    event_type,
+    plain_status,
+)
 from turnkeeper_ops.simulator.anthropic_events import MessageSeries, stop_reason
 from turnkeeper_ops.simulator.anthropic_input import Parameters, Text, ToolResult
+from turnkeeper_ops.simulator.anthropic_threads import is_thread_code, thread_error
+from turnkeeper_ops.simulator.anthropic_turns import INVALID_SIGNATURE, pending_search
 from turnkeeper_ops.simulator.encoding import EVENT_STREAM, JSON, body_frames, encode_event, encode_json
+from turnkeeper_ops.simulator.novelties import NOVEL_USAGE, NOVELTY, NovelMessageSeries
 from turnkeeper_ops.simulator.responses_events import MakeId, output_usage
-from turnkeeper_ops.simulator.scripts import ErrorEventStep, LostAnchorStep, Missing, StatusStep
+from turnkeeper_ops.simulator.scripts import ErrorEventStep, LostAnchorStep, Missing, Spelling, StatusStep
+from turnkeeper_ops.simulator.seals import Seal
 from turnkeeper_ops.simulator.wire import Frame, FrameKind, PlainResponse, Prompt, Reply
 
 
-def read_prompt(parameters: Parameters) -> Prompt:
-    """Return what the model reads; a message that only holds results of tools is no message of the user's."""
+def read_prompt(parameters: Parameters, *, chained: bool = False) -> Prompt:
+    """Return what the model reads; a message that only holds results of tools is no message of the user's.
+
+    Args:
+        parameters: The request, with the whole conversation.
+        chained: Whether a part of the conversation comes from a thread; it is read, and paid for, all the same.
+    """
     texts: list[str] = []
     outputs: list[str] = []
     for message in parameters.messages:
@@ -37,7 +53,7 @@ def read_prompt(parameters: Parameters) -> Prompt:
         tool_outputs=tuple(outputs),
         input_tokens=count_tokens(_chars_of(parameters)),
         cached_tokens=0,
-        chained=False,
+        chained=chained,
     )
 
 
@@ -50,6 +66,10 @@ class MessagesWire:
     message_id: str
     request_id: str
     make_id: MakeId
+    seal: Seal
+    """What thinking and what a search found are sealed with."""
+    content: list[dict[str, Any]] = field(default_factory=list)
+    """What the whole message holds; filled by `frames`."""
     _reply: Reply = field(default_factory=Reply)
     """What `frames` encoded."""
 
@@ -66,12 +86,20 @@ class MessagesWire:
     def frames(self, reply: Reply) -> list[Frame]:
         """Encode the whole answer; the last frame is the terminal one."""
         self._reply = reply
-        series = MessageSeries(self._message([], {**self._input_usage(), "output_tokens": 1}), self.make_id)
-        series.say(reply)
+        kind = NovelMessageSeries if reply.novel else MessageSeries
+        opening = self._message([], {**self._input_usage(), "output_tokens": 1})
+        series = kind(opening, self.make_id, self.seal)
+        series.say(reply, pending_search(self.parameters.messages))
+        self.content = series.content
         if self.streams:
             return [*series.frames, Frame(self._end(stop_reason(reply)) + _STOP, FrameKind.TERMINAL)]
         whole = self._message(series.content, self._usage(reply)) | self._ending(stop_reason(reply))
-        return body_frames(whole, len(reply.chunks))
+        return body_frames(whole | ({"novel": NOVELTY} if reply.novel else {}), len(reply.chunks))
+
+    @property
+    def paused(self) -> bool:
+        """Whether what `frames` encoded is to be continued."""
+        return self._reply.stopped == "pause_turn"
 
     def loose_end(self, missing: Missing) -> bytes:
         """Return what is left of the end; without a stream nothing is."""
@@ -93,7 +121,8 @@ class MessagesWire:
 
     def error_frames(self, step: ErrorEventStep, sent: int) -> list[Frame]:  # noqa: ARG002  # events have no numbers
         """Encode an error that strikes a stream."""
-        body = error_body(step.message, event_type(step), self.request_id)
+        details = {"details": {"error_code": step.code}} if is_thread_code(step.code) else {}
+        body = error_body(step.message, event_type(step), self.request_id, **details)
         return [Frame(encode_event("error", body), FrameKind.TERMINAL)]
 
     def plain_error(self, step: ErrorEventStep) -> PlainResponse:
@@ -107,10 +136,14 @@ class MessagesWire:
         return plain_status(step, self.request_id)
 
     def lost_anchor(self, step: LostAnchorStep) -> PlainResponse:
-        """Say that there is no such thread, whatever the spelling."""
-        status = step.status or 404
-        details = {"error_code": "thread_not_found"}
-        body = error_body("thread: not found", TYPES.get(status, API_ERROR), self.request_id, details=details)
+        """Say that the thread is gone, or the seal of its thoughts, in the spelling of *step*."""
+        if step.spelling is Spelling.INVALID_ENCRYPTED_CONTENT:
+            error = MessagesError(f"messages.1.content.0: {INVALID_SIGNATURE}")
+        else:
+            error = thread_error(step.spelling)
+        status = step.status or error.status
+        details = {} if error.details is None else {"details": error.details}
+        body = error_body(str(error), TYPES.get(status, API_ERROR), self.request_id, **details)
         return PlainResponse(status=status, body=body, headers={})
 
     def _message(self, content: list[dict[str, Any]], usage: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,10 +159,9 @@ class MessagesWire:
         }
 
     def _end(self, reason: str | None) -> bytes:
-        delta = self._ending(reason)
-        return encode_event(
-            "message_delta", {"type": "message_delta", "delta": delta, "usage": self._usage(self._reply)}
-        )
+        novel = {"novel": NOVELTY} if self._reply.novel else {}
+        delta, usage = {**self._ending(reason), **novel}, self._usage(self._reply)
+        return encode_event("message_delta", {"type": "message_delta", "delta": delta, "usage": usage, **novel})
 
     def _ending(self, reason: str | None) -> dict[str, Any]:
         refused = {"type": "refusal", "category": None, "explanation": None}
@@ -143,7 +175,8 @@ class MessagesWire:
             if reply.search is None
             else {"server_tool_use": {"web_search_requests": 1, "web_fetch_requests": 0}}
         )
-        return {**self._input_usage(), "output_tokens": output_usage(reply)[0], **searches}
+        novel = NOVEL_USAGE if reply.novel else {}
+        return {**self._input_usage(), "output_tokens": output_usage(reply)[0], **searches, **novel}
 
     def _input_usage(self) -> dict[str, Any]:
         return {

@@ -30,7 +30,7 @@ class ChatExchange(Exchange):
 
     def read(self, request: Request) -> Prompt:
         """Check the request; the log shows its messages as its input."""
-        check_key(request.headers.get("authorization"), self.state.settings.api_key)
+        check_key(request.headers.get("authorization"), self.state.accounts)
         self._parameters = decode(request.body)
         self.entry.model = self._parameters["model"]
         self.entry.stream = bool(self._parameters.get("stream"))

@@ -43,7 +43,7 @@ def message_of(reply: Reply, calls: Sequence[Mapping[str, Any]]) -> dict[str, An
         "refusal": None,
         "annotations": [],
     }
-    if reply.reasoning is not None:
+    if reply.reasoning is not None and not reply.redacted:
         message["reasoning_content"] = reply.reasoning
     if calls:
         message["tool_calls"] = list(calls)
@@ -68,7 +68,7 @@ class ChunkSeries:
     def say(self, reply: Reply, call_ids: Sequence[str]) -> None:
         """Add everything but the end."""
         self._add({"role": "assistant", "content": opening_content(reply), "refusal": None}, FrameKind.EVENT)
-        if reply.reasoning:
+        if reply.reasoning and not reply.redacted:
             self._add({"reasoning_content": reply.reasoning})
         for piece in reply.chunks:
             self._add({"content": piece})

@@ -22,6 +22,7 @@ from turnkeeper_ops.simulator.chat_chunks import (
 )
 from turnkeeper_ops.simulator.chat_messages import Message, chars_of, text_of
 from turnkeeper_ops.simulator.encoding import EVENT_STREAM, JSON, body_frames, encode_data, encode_json
+from turnkeeper_ops.simulator.novelties import NOVEL_USAGE, NOVELTY, NovelChunkSeries, with_novelties
 from turnkeeper_ops.simulator.openai_errors import error_body, lost_anchor, plain_status
 from turnkeeper_ops.simulator.responses_events import MakeId, output_usage
 from turnkeeper_ops.simulator.scripts import ErrorEventStep, ErrorShape, LostAnchorStep, Missing, StatusStep
@@ -70,7 +71,7 @@ class ChatWire:
         call_ids = [call.call_id or self.make_id("call") for call in reply.calls]
         if not self.streams:
             return body_frames(self._completion(reply, call_ids), len(reply.chunks))
-        series = self._series()
+        series = self._series(NovelChunkSeries if reply.novel else ChunkSeries)
         series.say(reply, call_ids)
         end = series.end(finish_reason(reply), self._usage(reply))
         return [*series.frames, Frame(end, FrameKind.TERMINAL)]
@@ -116,9 +117,9 @@ class ChatWire:
         status, body = lost_anchor(step.spelling, self.completion_id)
         return PlainResponse(status=step.status or status, body=body, headers={})
 
-    def _series(self) -> ChunkSeries:
+    def _series(self, kind: type[ChunkSeries] = ChunkSeries) -> ChunkSeries:
         options = self.parameters.get("stream_options") or {}
-        return ChunkSeries(self._head("chat.completion.chunk"), usage_follows=bool(options.get("include_usage")))
+        return kind(self._head("chat.completion.chunk"), usage_follows=bool(options.get("include_usage")))
 
     def _error_events(self, step: ErrorEventStep) -> list[bytes]:
         last = self._series().chunk({"content": ""}, "error", error=_routed(step)) + DONE
@@ -136,13 +137,15 @@ class ChatWire:
 
     def _completion(self, reply: Reply, call_ids: Sequence[str]) -> dict[str, Any]:
         calls = [whole_call(call, call_id) for call, call_id in zip(reply.calls, call_ids, strict=True)]
+        message = message_of(reply, calls)
         choice = {
             "index": 0,
-            "message": message_of(reply, calls),
+            "message": with_novelties(message) if reply.novel else message,
             "logprobs": None,
             "finish_reason": finish_reason(reply),
         }
-        return {**self._head("chat.completion"), "choices": [choice], "usage": self._usage(reply)}
+        novel = {"novel": NOVELTY} if reply.novel else {}
+        return {**self._head("chat.completion"), **novel, "choices": [choice], "usage": self._usage(reply)}
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {
@@ -167,6 +170,7 @@ class ChatWire:
                 "accepted_prediction_tokens": 0,
                 "rejected_prediction_tokens": 0,
             },
+            **(NOVEL_USAGE if reply.novel else {}),
         }
 
 

@@ -37,7 +37,7 @@ def health(state: State) -> PlainResponse:
             "requests": len(state.journal),
             "in_flight": state.journal.in_flight,
             "generations": state.journal.generations,
-            "responses": len(state.vault),
+            "responses": sum(map(len, state.accounts.values())),
             "scripts": len(state.book.scripts),
             "started_at": state.started.wall.isoformat(),
         }
@@ -95,9 +95,8 @@ def clear_requests(state: State) -> PlainResponse:
 
 
 def clear_responses(state: State) -> PlainResponse:
-    """Drop every stored response, so that every chain is broken."""
-    state.generations.clear()
-    return _ok({"dropped": state.vault.clear()})
+    """Drop every stored response and every message of a thread, so that every chain is broken."""
+    return _ok({"dropped": sum(account.clear() for account in state.accounts.values())})
 
 
 def parse_script(name: str, given: object) -> Script:

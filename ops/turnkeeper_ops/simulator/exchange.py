@@ -27,7 +27,7 @@ def make_id(prefix: str) -> str:
 async def answer(kind: "type[Exchange]", state: State, request: Request, connection: Channel) -> None:
     """Answer one request to the model, and log it."""
     entry = state.journal.open(
-        api=kind.api, sender=sender_of(request.headers), arrived=state.clock(), body_bytes=len(request.body)
+        api=kind.api, sender=sender_of(request.headers), arrived=state.clock(), request_bytes=len(request.body)
     )
     exchange = kind(state, entry)
     stage = Stage(
@@ -38,7 +38,10 @@ async def answer(kind: "type[Exchange]", state: State, request: Request, connect
         commit=exchange.commit,
         pause=exchange.pause,
     )
-    await stage.play(exchange.actions(request))
+    try:
+        await stage.play(exchange.actions(request))
+    finally:
+        exchange.release()
 
 
 class Exchange(ABC):
@@ -93,6 +96,9 @@ class Exchange(ABC):
 
     def commit(self) -> None:  # noqa: B027  # most APIs store nothing
         """Store the answer, which is complete."""
+
+    def release(self) -> None:  # noqa: B027  # most APIs hold nothing
+        """Let go of what the request held while it was answered, however that ended."""
 
     async def pause(self, seconds: float) -> bool:
         """Wait; return True where the answer was called off meanwhile."""

@@ -8,7 +8,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, assert_never
 
 from turnkeeper_ops.simulator.actions import Action, Commit, Send, Wait
 from turnkeeper_ops.simulator.journal import Entry
@@ -19,6 +19,7 @@ from turnkeeper_ops.simulator.scripts import (
     EmptyStep,
     ErrorEventStep,
     IncompleteStep,
+    Retrieval,
 )
 
 MAX_GENERATIONS = 5_000
@@ -53,14 +54,22 @@ class Generation:
     streamed: bool
     """Whether it was asked for as a stream; only then can a stream of it be taken up again."""
     resumable: bool
+    retrieval: Retrieval
+    """How the response fails those who ask for it."""
     body: Callable[[str], Body]
-    """Returns the response with a status: queued, in_progress or cancelled."""
+    """Returns the response with a status: queued or in_progress."""
+    cancelled: Callable[[int], Body]
+    """Returns the response that was called off after so many chunks."""
     outcome: Callable[[], Body]
     """Returns the response at its end; asked once, when it has ended."""
     store: Callable[[], None]
     """Stores the response, which can be continued from then on."""
     _events: list[bytes] = field(default_factory=list)
     """By sequence number."""
+    _chunks: int = 0
+    """How many chunks the model has said."""
+    _asked: bool = False
+    """Whether somebody has asked for the response."""
     _ended: Body | None = None
     _over: bool = False
     """No event will come any more."""
@@ -72,6 +81,23 @@ class Generation:
     def start(self, actions: Iterable[Action]) -> None:
         """Begin to generate."""
         self._task = asyncio.get_running_loop().create_task(self._run(actions))
+
+    def ask(self) -> int:
+        """Return the status that a request for the response is answered with: 200, 404 or 500."""
+        first, self._asked = not self._asked, True
+        match self.retrieval:
+            case Retrieval.OK:
+                return 200
+            case Retrieval.GONE:
+                return 404
+            case Retrieval.GONE_ONCE:
+                return 404 if first else 200
+            case Retrieval.UNAVAILABLE:
+                return 500
+            case Retrieval.UNAVAILABLE_ONCE:
+                return 500 if first else 200
+            case other:
+                assert_never(other)
 
     def response(self) -> Body:
         """Return the response as it is now."""
@@ -89,7 +115,7 @@ class Generation:
         """Call the answer off, unless it has ended."""
         if self._ended is not None:
             return
-        self._ended, self._over = self.body("cancelled"), True
+        self._ended, self._over = self.cancelled(self._chunks), True
         self._cancelled.set()
         self._move()
         if self._task is not None:
@@ -118,8 +144,9 @@ class Generation:
     async def _run(self, actions: Iterable[Action]) -> None:
         for action in actions:
             match action:
-                case Send(data):
+                case Send(data, chunks):
                     self._events.append(data)
+                    self._chunks += chunks
                     self._move()
                 case Wait(seconds):
                     await asyncio.sleep(seconds)

@@ -35,12 +35,15 @@ class Fetch:
     at: Instant
     starting_after: int | None = None
     """Of a resume: the sequence number behind which it began."""
+    status: int = 200
+    """What was answered; 404 and 500 where the script has it fail."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the fetch as the control API shows it."""
         return {
             "kind": self.kind,
             "starting_after": self.starting_after,
+            "status": self.status,
             "at": self.at.wall.isoformat(),
             "at_monotonic": self.at.monotonic,
         }
@@ -55,11 +58,14 @@ class Entry:
     api: str
     sender: Sender
     arrived: Instant
-    body_bytes: int
+    request_bytes: int
+    """Of the body, as it came over the wire."""
     model: str | None = None
     stream: bool = False
     store: bool | None = None
+    """Whether the answer was asked to be kept; in Messages, whether the request has a thread."""
     previous_response_id: str | None = None
+    """What the request continues from; in Messages, the thread's `previous_message_id`."""
     input: tuple[Item, ...] = ()
     previous: StoredResponse | None = None
     """What `previous_response_id` was resolved to; the history is drawn from it when somebody asks."""
@@ -91,7 +97,7 @@ class Entry:
             "arrived_at": self.arrived.wall.isoformat(),
             "ended_monotonic": self.ended and self.ended.monotonic,
             "ended_at": self.ended and self.ended.wall.isoformat(),
-            "body_bytes": self.body_bytes,
+            "request_bytes": self.request_bytes,
             "model": self.model,
             "stream": self.stream,
             "store": self.store,
@@ -129,14 +135,14 @@ class Journal:
         """How many times the model began to answer."""
         return sum(entry.generated for entry in self._entries)
 
-    def open(self, *, api: str, sender: Sender, arrived: Instant, body_bytes: int) -> Entry:
+    def open(self, *, api: str, sender: Sender, arrived: Instant, request_bytes: int) -> Entry:
         """Add an entry for a request that just arrived; the oldest make room."""
         self._last += 1
-        entry = Entry(number=self._last, api=api, sender=sender, arrived=arrived, body_bytes=body_bytes)
+        entry = Entry(number=self._last, api=api, sender=sender, arrived=arrived, request_bytes=request_bytes)
         self._entries.append(entry)
-        self._bytes += body_bytes
+        self._bytes += request_bytes
         while len(self._entries) > MAX_ENTRIES or (self._bytes > MAX_BYTES and len(self._entries) > 1):
-            self._bytes -= self._entries.popleft().body_bytes
+            self._bytes -= self._entries.popleft().request_bytes
         return entry
 
     def select(self, *, turn: str | None = None, after: int = 0) -> Iterator[Entry]:

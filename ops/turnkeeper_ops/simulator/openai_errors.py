@@ -3,7 +3,7 @@
 The sentences are the real ones as far as they are known; programs in the wild match on them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any, assert_never
 
 from turnkeeper_ops.simulator.scripts import Complaint, Spelling, StatusStep
@@ -15,6 +15,11 @@ CONTEXT_OVERFLOW = "Your input exceeds the context window of this model. Please 
 QUOTA = (
     "You exceeded your current quota, please check your plan and billing details. For more information on "
     "this error, read the docs: https://platform.openai.com/docs/guides/error-codes/api-errors."
+)
+
+SERVER_ERROR = (
+    "The server had an error while processing your request. Sorry about that! Please contact us "
+    "through our help center at help.openai.com if the error persists."
 )
 
 
@@ -49,8 +54,8 @@ def error_body(
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def check_key(authorization: str | None, expected: str) -> None:
-    """Refuse a request without the right key.
+def check_key(authorization: str | None, accepted: Container[str]) -> str:
+    """Return the key of a request; refuse one without a right key.
 
     Raises:
         ApiError: 401, with the key masked as OpenAI masks it.
@@ -63,12 +68,13 @@ def check_key(authorization: str | None, expected: str) -> None:
             f"{KEYS_PAGE}.",
             status=401,
         )
-    if key.strip() != expected:
+    if key.strip() not in accepted:
         raise ApiError(
             f"Incorrect API key provided: {mask(key.strip())}. You can find your API key at {KEYS_PAGE}.",
             code="invalid_api_key",
             status=401,
         )
+    return key.strip()
 
 
 def response_headers(request_id: str) -> dict[str, str]:
@@ -124,8 +130,7 @@ _BODIES: Mapping[int, dict[str, Any] | str] = {
         code="rate_limit_exceeded",
     ),
     500: error_body(
-        "The server had an error while processing your request. Sorry about that! Please contact us "
-        "through our help center at help.openai.com if the error persists.",
+        SERVER_ERROR,
         kind="server_error",
         code="server_error",
     ),
@@ -180,8 +185,12 @@ def _complaint_body(complaint: Complaint, param: str) -> dict[str, Any]:
 
 
 def lost_anchor(spelling: Spelling, anchor: str) -> tuple[int, dict[str, Any]]:
-    """Return the usual status and the body that say in this spelling that *anchor* is gone."""
-    return _LOST_ANCHOR_STATUS.get(spelling, 400), _lost_anchor_bodies(anchor)[spelling]
+    """Return the usual status and the body that say in this spelling that *anchor* is gone.
+
+    The spellings of message threads are not OpenAI's; they say `not_found`.
+    """
+    bodies = _lost_anchor_bodies(anchor)
+    return _LOST_ANCHOR_STATUS.get(spelling, 400), bodies.get(spelling, bodies[Spelling.NOT_FOUND])
 
 
 _LOST_ANCHOR_STATUS: Mapping[Spelling, int] = {
@@ -216,7 +225,17 @@ def _lost_anchor_bodies(anchor: str) -> Mapping[Spelling, dict[str, Any]]:
             f"No tool output found for function call call_{suffix}.", param="input"
         ),
         Spelling.ITEM_NOT_PERSISTED: item_not_persisted(f"rs_{suffix}"),
+        Spelling.INVALID_ENCRYPTED_CONTENT: invalid_encrypted_content(f"for item rs_{suffix}"),
     }
+
+
+def invalid_encrypted_content(which: str) -> dict[str, Any]:
+    """Return the body that says that encrypted content is not what this provider made for this key."""
+    return error_body(
+        f"The encrypted content {which} could not be verified. Reason: Encrypted content could not be decrypted "
+        "or parsed.",
+        code="invalid_encrypted_content",
+    )
 
 
 def item_not_persisted(item_id: str) -> dict[str, Any]:

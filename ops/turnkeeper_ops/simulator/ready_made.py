@@ -18,7 +18,9 @@ from turnkeeper_ops.simulator.scripts import (
     Missing,
     ResetStep,
     ResetStreamStep,
+    Retrieval,
     Script,
+    Spelling,
     StallStep,
     StatusStep,
     Step,
@@ -48,6 +50,10 @@ def _retried() -> dict[str, Script]:
             "response.failed in mid-answer.", ErrorEventStep(at=4, shape=ErrorShape.RESPONSE_FAILED)
         ),
         "lost-anchor": _script("The chain is broken at the provider.", LostAnchorStep()),
+        "lost-seal": _script(
+            "The provider cannot read what it sealed.",
+            LostAnchorStep(spelling=Spelling.INVALID_ENCRYPTED_CONTENT, even_unchained=True),
+        ),
         "stall": _script("Nothing at all for an hour.", StallStep()),
         "silence": _script("Silence in mid-answer for an hour.", StallStep(at=4)),
         "flaky": _script(
@@ -81,6 +87,11 @@ def _answers() -> dict[str, Script]:
         "drip": _script("A few bytes at a time.", DripStep()),
         "truncated": _script("Stopped by max_output_tokens.", IncompleteStep(at=4)),
         "empty": _script("Completed, with no output.", EmptyStep()),
+        "novel": Script(
+            about="With what only a newer version of the API would send.",
+            steps=(AnswerStep(novel=True),),
+            repeat_last=True,
+        ),
         "reasoning": _script("With a reasoning summary.", AnswerStep(reasoning="The user wants an answer.")),
         "search": _script("With a web search.", AnswerStep(search="turnkeeper")),
         "tool": _script(
@@ -97,6 +108,10 @@ def _endings() -> dict[str, Script]:
         ),
         "no-reason": _script("The end comes without its reason.", EndStep(missing=Missing.REASON)),
         "paused": _script("Stopped in the middle, to be continued.", IncompleteStep(at=4, reason="pause_turn")),
+        "paused-search": _script(
+            "Stopped in the middle of a search, to be continued.",
+            IncompleteStep(search="turnkeeper", in_search=True, reason="pause_turn"),
+        ),
         "refused": _script("The model refuses after a few words.", IncompleteStep(at=4, reason="refusal")),
     }
 
@@ -107,6 +122,14 @@ def _background() -> dict[str, Script]:
         "too-old": _script(
             "Cut in mid-answer; the background response cannot be streamed any more, only polled.",
             CutStep(at=4, resumable=False),
+        ),
+        "gone": _script(
+            "Cut in mid-answer; the background response is not found any more.",
+            CutStep(at=4, retrieval=Retrieval.GONE),
+        ),
+        "unavailable-once": _script(
+            "Cut in mid-answer; the first request for the background response fails.",
+            CutStep(at=4, retrieval=Retrieval.UNAVAILABLE_ONCE),
         ),
     }
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from turnkeeper_ops.simulator.answers import count_tokens
 from turnkeeper_ops.simulator.encoding import encode_event, encode_json, utf8
+from turnkeeper_ops.simulator.seals import Seal
 from turnkeeper_ops.simulator.wire import Call, Frame, FrameKind, Reply
 
 MakeId = Callable[[str], str]
@@ -22,8 +23,8 @@ class EventSeries:
     response: Mapping[str, Any]
     """The response at its beginning: in progress, or queued where it is a background response."""
     make_id: MakeId
-    encrypted: bool = False
-    """Whether the client asked for `reasoning.encrypted_content`."""
+    seal: Seal | None = None
+    """What reasoning is closed with for the client; None: it did not ask for `reasoning.encrypted_content`."""
     frames: list[Frame] = field(default_factory=list)
     output: list[dict[str, Any]] = field(default_factory=list)
 
@@ -38,7 +39,7 @@ class EventSeries:
         """Add every item of *reply*."""
         if reply.reasoning is not None or reply.search is not None:
             # A search always comes with its reasoning; that is the pair whose loss the API refuses.
-            self._reason(reply.reasoning or "")
+            self._reason("" if reply.redacted else reply.reasoning or "")
         if reply.search is not None:
             self._search(reply.search)
         if reply.chunks:
@@ -74,8 +75,8 @@ class EventSeries:
 
     def _reason(self, summary: str) -> None:
         item: dict[str, Any] = {"id": self.make_id("rs"), "type": "reasoning", "summary": []}
-        if self.encrypted:
-            item["encrypted_content"] = f"gAAAAA{item['id'].partition('_')[2]}"
+        if self.seal is not None:
+            item["encrypted_content"] = self.seal.close(item["id"])
         place = self._begin_item(item) | {"summary_index": 0}
         if summary:
             part = {"type": "summary_text", "text": summary}
@@ -101,7 +102,14 @@ class EventSeries:
 
     def _write(self, pieces: tuple[str, ...], status: str) -> None:
         message = {"id": self.make_id("msg"), "type": "message", "role": "assistant"}
-        place = self._begin_item({**message, "status": "in_progress", "content": []}) | {"content_index": 0}
+        place = self._begin_item({**message, "status": "in_progress", "content": []})
+        self._end_item({**message, "status": status, "content": self._parts(place, pieces)})
+
+    def _parts(self, place: Mapping[str, Any], pieces: tuple[str, ...]) -> list[dict[str, Any]]:
+        """Add the content parts of a message; return them."""
+        return [self._text_part({**place, "content_index": 0}, pieces)]
+
+    def _text_part(self, place: Mapping[str, Any], pieces: tuple[str, ...]) -> dict[str, Any]:
         part = {"type": "output_text", "annotations": [], "logprobs": [], "text": ""}
         self._add("response.content_part.added", **place, part=part)
         self._add_deltas("response.output_text.delta", place, pieces, logprobs=[])
@@ -109,7 +117,7 @@ class EventSeries:
         part = {**part, "text": text}
         self._add("response.output_text.done", **place, text=text, logprobs=[])
         self._add("response.content_part.done", **place, part=part)
-        self._end_item({**message, "status": status, "content": [part]})
+        return part
 
     def _call(self, call: Call) -> None:
         item = {

@@ -7,7 +7,8 @@ without its reasoning.  `param` and `code` are what the API gives; so are the se
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from turnkeeper_ops.simulator.openai_errors import ApiError, item_not_persisted
+from turnkeeper_ops.simulator.novelties import NOVEL_ITEM, NOVEL_PART
+from turnkeeper_ops.simulator.openai_errors import ApiError, invalid_encrypted_content, item_not_persisted
 from turnkeeper_ops.simulator.openai_parameters import (
     MAX_STRING_CHARS,
     invalid_type,
@@ -15,6 +16,7 @@ from turnkeeper_ops.simulator.openai_parameters import (
     missing,
     too_long,
 )
+from turnkeeper_ops.simulator.seals import Seal
 from turnkeeper_ops.simulator.vault import Item, Vault
 
 _INPUT_PARTS = ("input_text", "input_image", "input_file", "input_audio")
@@ -32,7 +34,7 @@ _REQUIRED: Mapping[str, Mapping[str, type]] = {
     "function_call_output": {"call_id": str, "output": object},
     "custom_tool_call": {"call_id": str, "name": str, "input": str},
     "custom_tool_call_output": {"call_id": str, "output": object},
-    "reasoning": {"id": str, "summary": list},
+    "reasoning": {"summary": list},
     "web_search_call": {"id": str},
     "item_reference": {"id": str},
 }
@@ -74,13 +76,14 @@ def as_items(given: str | Sequence[Any]) -> tuple[Any, ...]:
     return tuple(given)
 
 
-def resolve(given: str | Sequence[Any], vault: Vault) -> tuple[Item, ...]:
-    """Check the shape of the input and put stored items where they are referred to.
+def resolve(given: str | Sequence[Any], vault: Vault, seal: Seal) -> tuple[Item, ...]:
+    """Check the shape of the input and its seals, and put stored items where they are referred to.
 
     Raises:
         ApiError: In the API's own words.
     """
-    return tuple(_resolve_item(item, f"input[{index}]", vault) for index, item in enumerate(as_items(given)))
+    items = enumerate(as_items(given))
+    return tuple(_resolve_item(item, f"input[{index}]", vault, seal) for index, item in items)
 
 
 def check_history(items: Sequence[Item], vault: Vault) -> None:
@@ -117,7 +120,7 @@ def _text_of_part(part: Mapping[str, Any]) -> str:
     return text if isinstance(text, str) else ""
 
 
-def _resolve_item(item: object, at: str, vault: Vault) -> Item:
+def _resolve_item(item: object, at: str, vault: Vault, seal: Seal) -> Item:
     if not isinstance(item, dict):
         raise invalid_type(at, "an object", item)
     kind = _type_of(item, at)
@@ -131,8 +134,8 @@ def _resolve_item(item: object, at: str, vault: Vault) -> Item:
         return _stored(item["id"], vault)
     if kind == "message":
         _check_message(item, at)
-    if kind == "reasoning" and not item.get("encrypted_content"):
-        _stored(item["id"], vault)
+    if kind == "reasoning":
+        _check_reasoning_item(item, at, vault, seal)
     return {**item, "type": kind}
 
 
@@ -143,7 +146,7 @@ def _type_of(item: Mapping[str, Any], at: str) -> str:
         if "role" not in item and "id" not in item:
             raise missing(f"{at}.type")
         return "message" if "role" in item else "item_reference"
-    if not isinstance(kind, str) or kind not in {*_REQUIRED, *_OTHER_TYPES}:
+    if not isinstance(kind, str) or kind not in {*_REQUIRED, *_OTHER_TYPES, NOVEL_ITEM}:
         raise invalid_value(f"{at}.type", kind, sorted({*_REQUIRED, *_OTHER_TYPES}))
     return kind
 
@@ -170,6 +173,21 @@ def _stored(item_id: str, vault: Vault) -> Item:
     return stored
 
 
+def _check_reasoning_item(item: Mapping[str, Any], at: str, vault: Vault, seal: Seal) -> None:
+    """Check that reasoning is stored here, or else brings along what was made here for this API key."""
+    sealed = item.get("encrypted_content")
+    if not sealed:
+        if item.get("id") is None:
+            raise missing(f"{at}.id")
+        _stored(item["id"], vault)
+    elif not isinstance(sealed, str):
+        raise invalid_type(f"{at}.encrypted_content", "a string", sealed)
+    elif not seal.fits(sealed):
+        which = f"for item {item['id']}" if item.get("id") else f"{sealed[:4]}...{sealed[-4:]}"
+        error = invalid_encrypted_content(which)["error"]
+        raise ApiError(error["message"], code=error["code"])
+
+
 def _check_message(item: Mapping[str, Any], at: str) -> None:
     role, content = item["role"], item["content"]
     if role not in _PARTS_BY_ROLE:
@@ -190,7 +208,7 @@ def _check_part(part: object, role: str, at: str) -> None:
     kind, allowed = part.get("type"), _PARTS_BY_ROLE[role]
     if kind is None:
         raise missing(f"{at}.type")
-    if kind not in allowed:
+    if kind not in {*allowed, NOVEL_PART}:
         # The API names the part, not its type, as the parameter.
         raise invalid_value(at, kind, allowed)
     _check_part_content(part, str(kind), at)
@@ -267,6 +285,6 @@ def _check_leads_somewhere(before: Item | None, item: Item | None) -> None:
     follows = item is not None and item["type"] in _PRODUCED and item.get("role", "assistant") == "assistant"
     if not follows:
         raise ApiError(
-            f"Item '{before['id']}' of type 'reasoning' was provided without its required following item.",
+            f"Item '{before.get('id')}' of type 'reasoning' was provided without its required following item.",
             param="input",
         )

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from turnkeeper_ops.simulator.answers import count_tokens
+from turnkeeper_ops.simulator.answers import begun, count_tokens
 from turnkeeper_ops.simulator.encoding import EVENT_STREAM, JSON, body_frames, encode_event
+from turnkeeper_ops.simulator.novelties import NOVEL_USAGE, NOVELTY, NovelEventSeries
 from turnkeeper_ops.simulator.openai_errors import (
     ApiError,
     error_body,
@@ -27,6 +28,7 @@ from turnkeeper_ops.simulator.scripts import (
     StatusStep,
     StopReason,
 )
+from turnkeeper_ops.simulator.seals import Seal
 from turnkeeper_ops.simulator.vault import Item, StoredResponse, Vault, history
 from turnkeeper_ops.simulator.wire import Frame, FrameKind, PlainResponse, Prompt, Reply
 
@@ -60,14 +62,14 @@ class ResponsesRequest:
         return self.parameters.get("instructions") or ""
 
 
-def read_request(parameters: Mapping[str, Any], vault: Vault) -> ResponsesRequest:
-    """Resolve the input and check it against the whole conversation.
+def read_request(parameters: Mapping[str, Any], vault: Vault, seal: Seal) -> ResponsesRequest:
+    """Resolve the input and check it against the whole conversation, and against the seal of the API key.
 
     Raises:
         ApiError: In the API's own words.
     """
     previous = _previous(parameters.get("previous_response_id"), vault)
-    items = resolve(parameters["input"], vault)
+    items = resolve(parameters["input"], vault, seal)
     check_history((*history(previous), *items), vault)
     return ResponsesRequest(parameters=parameters, input=items, previous=previous)
 
@@ -95,12 +97,16 @@ class ResponsesWire:
     prompt: Prompt
     response_id: str
     make_id: MakeId
+    seal: Seal
+    """What encrypted content is closed with."""
     now: float
     """Seconds since the epoch."""
     final: dict[str, Any] = field(default_factory=dict)
     """The response at its end; filled by `frames`."""
     _told: list[Frame] = field(default_factory=list)
     """Encoded once: a background response is told to several, with the same ids."""
+    _reply: Reply = field(default_factory=Reply)
+    """What `frames` encoded."""
 
     @property
     def content_type(self) -> str:
@@ -120,7 +126,9 @@ class ResponsesWire:
         if self.request.background and not self.request.stream:
             return [Frame(piece.data) for piece in body_frames(self.snapshot("queued"), 1)]
         if not self._told:
-            series = EventSeries(self._opening(), self.make_id, encrypted=self._encrypted)
+            self._reply = reply
+            kind = NovelEventSeries if reply.novel else EventSeries
+            series = kind(self._opening(), self.make_id, self._seal_for_client)
             series.open()
             series.say(reply)
             self.final = self._final(reply, series.output)
@@ -169,6 +177,11 @@ class ResponsesWire:
         """Return the response before its end."""
         return self._response(status=status)
 
+    def cancelled(self, chunks: int) -> dict[str, Any]:
+        """Return the response that was called off after so many chunks; what had been said is paid for."""
+        usage = self._usage(begun(self._reply, chunks)) if chunks else None
+        return self._response(status="cancelled", usage=usage)
+
     def failed(self, step: ErrorEventStep) -> dict[str, Any]:
         """Return the response that the error of *step* has ended."""
         return self._response(status="failed", error={"code": step.code, "message": step.message})
@@ -189,8 +202,9 @@ class ResponsesWire:
         )
 
     @property
-    def _encrypted(self) -> bool:
-        return "reasoning.encrypted_content" in (self.request.parameters.get("include") or [])
+    def _seal_for_client(self) -> Seal | None:
+        included = self.request.parameters.get("include") or []
+        return self.seal if "reasoning.encrypted_content" in included else None
 
     def _error_events(self, step: ErrorEventStep) -> list[tuple[str, dict[str, Any]]]:
         nested = {"error": {"type": step.error_type, "code": step.code, "message": step.message, "param": None}}
@@ -208,7 +222,9 @@ class ResponsesWire:
         return self._response(status="queued" if self.request.background else "in_progress")
 
     def _final(self, reply: Reply, output: list[dict[str, Any]]) -> dict[str, Any]:
+        novel = {"novel": NOVELTY} if reply.novel else {}
         return self._response(
+            **novel,
             status="incomplete" if reply.stopped else "completed",
             output=output,
             incomplete_details={"reason": _REASONS[reply.stopped]} if reply.stopped else None,
@@ -224,6 +240,7 @@ class ResponsesWire:
             "output_tokens": output,
             "output_tokens_details": {"reasoning_tokens": reasoning},
             "total_tokens": self.prompt.input_tokens + output,
+            **(NOVEL_USAGE if reply.novel else {}),
         }
 
     def _response(self, *, status: str, **changed: Any) -> dict[str, Any]:

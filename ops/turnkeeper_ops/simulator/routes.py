@@ -12,7 +12,7 @@ from turnkeeper_ops.simulator.control import ControlError
 from turnkeeper_ops.simulator.exchange import Exchange, answer, make_id
 from turnkeeper_ops.simulator.openai_errors import ApiError, check_key, response_headers
 from turnkeeper_ops.simulator.responses_api import ResponsesExchange
-from turnkeeper_ops.simulator.state import State
+from turnkeeper_ops.simulator.state import Account, State
 from turnkeeper_ops.simulator.wire import PlainResponse, Refused
 
 _EXCHANGES: Mapping[tuple[str, ...], type[Exchange]] = {
@@ -35,8 +35,7 @@ async def handle(state: State, request: Request, connection: Channel) -> None:
         if path[0] == "simulator":
             plain = _control(state, request, path[1:], query)
         elif _is_resume(request, path, query):
-            check_key(request.headers.get("authorization"), state.settings.api_key)
-            await responses_api.resume(state, path[2], query, connection)
+            await responses_api.resume(state, _account(state, request), path[2], query, connection)
             return
         else:
             plain = _openai(state, request, path)
@@ -74,18 +73,22 @@ def _control(  # noqa: PLR0911  # a table of routes
 
 
 def _openai(state: State, request: Request, path: tuple[str, ...]) -> PlainResponse:
-    check_key(request.headers.get("authorization"), state.settings.api_key)
+    account = _account(state, request)
     match request.method, path:
         case "GET", ("v1", "models"):
             return responses_api.models(state)
         case "GET", ("v1", "responses", response_id):
-            return responses_api.retrieve(state, response_id)
+            return responses_api.retrieve(state, account, response_id)
         case "POST", ("v1", "responses", response_id, "cancel"):
-            return responses_api.cancel(state, response_id)
+            return responses_api.cancel(state, account, response_id)
         case "DELETE", ("v1", "responses", response_id):
-            return responses_api.delete(state, response_id)
+            return responses_api.delete(account, response_id)
         case _:
             raise ApiError(f"Invalid URL ({request.method} {request.target})", status=404)
+
+
+def _account(state: State, request: Request) -> Account:
+    return state.accounts[check_key(request.headers.get("authorization"), state.accounts)]
 
 
 async def _send(plain: PlainResponse, connection: Channel) -> None:

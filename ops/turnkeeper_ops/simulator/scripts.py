@@ -42,6 +42,20 @@ class FunctionCall(ScriptPart):
     """None: a fresh id."""
 
 
+class Retrieval(StrEnum):
+    """What becomes of `GET /v1/responses/{id}`, as a stream or not, for a background response."""
+
+    OK = "ok"
+    GONE = "gone"
+    """404, always; a cancel finds nothing either.  The generation goes on, and a chain may continue from it."""
+    GONE_ONCE = "gone_once"
+    """404 the first time."""
+    UNAVAILABLE = "unavailable"
+    """500, always; a cancel is heard."""
+    UNAVAILABLE_ONCE = "unavailable_once"
+    """500 the first time."""
+
+
 class Answering(ScriptPart):
     """What the model says and how fast; the steps that strike in mid-answer have these fields as well."""
 
@@ -55,6 +69,8 @@ class Answering(ScriptPart):
     """Wait before the first chunk, after the opening events."""
     reasoning: str | None = None
     """A reasoning summary that precedes the answer; None: no reasoning item."""
+    redacted: bool = False
+    """The reasoning is there, and is not shown: a `redacted_thinking` block, an item without its summary."""
     search: str | None = None
     """The query of a web search that precedes the answer; it brings its reasoning item along."""
     calls: tuple[FunctionCall, ...] = ()
@@ -62,6 +78,13 @@ class Answering(ScriptPart):
     """Background responses stay `queued` this long before the model begins; a day is for ever."""
     resumable: bool = True
     """False: the stream of a background response cannot be taken up again, as if it were too old."""
+    retrieval: Retrieval = Retrieval.OK
+    """How a background response that is asked for by its id fails; its stream, once begun, does not."""
+    novel: bool = False
+    """Sprinkle the answer with what no present version of the API sends: events, blocks, parts, items, deltas
+    and fields of unknown types, before, between and after what is known.  The text, its pieces and what ends
+    the answer stay as they are, and `at` does not count what is novel; places (`index`, `output_index`,
+    `content_index`) shift.  What is novel and is sent back is taken."""
 
 
 class AnswerStep(Answering):
@@ -217,12 +240,26 @@ StopReason: TypeAlias = Literal["max_output_tokens", "content_filter", "pause_tu
 
 
 class IncompleteStep(Answering):
-    """The answer stops early and says why; that is a proper end."""
+    """The answer stops early and says why; that is a proper end.
+
+    In Messages, `pause_turn` is continued by a request whose last message is the paused answer, unchanged; the
+    next step of the script says the rest.  No other request may end with a message of the model's.
+    """
 
     type: Literal["incomplete"] = "incomplete"
     at: NonNegativeInt = 2
     """Chunks of text and call arguments that are kept; 0: none, and no message either."""
     reason: StopReason = "max_output_tokens"
+    in_search: bool = False
+    """Stop before the `search` has found anything: in Messages the answer ends with the search that was begun,
+    and the answer to the request that continues it begins with what it found.  Elsewhere the search is whole,
+    and nothing follows it.  `at` then counts nothing."""
+
+    @model_validator(mode="after")
+    def _there_is_a_search_to_stop_in(self) -> Self:
+        if self.in_search and self.search is None:
+            raise ValueError("in_search asks for a search")
+        return self
 
 
 class EmptyStep(ScriptPart):
@@ -244,12 +281,24 @@ class Spelling(StrEnum):
     NO_TOOL_CALL = "no_tool_call"
     NO_TOOL_OUTPUT = "no_tool_output"
     ITEM_NOT_PERSISTED = "item_not_persisted"
+    INVALID_ENCRYPTED_CONTENT = "invalid_encrypted_content"
+    """Not the anchor is refused, but the seal of what comes back with the request; nothing is dropped."""
+    THREAD_NOT_FOUND = "thread_not_found"
+    """This one and the next four are Messages' own; elsewhere they say `not_found`, and the others say this
+    one in Messages.  A thread that has expired says it too."""
+    THREAD_FINGERPRINT_MISMATCH = "thread_fingerprint_mismatch"
+    THREAD_ALREADY_CONTINUED = "thread_already_continued"
+    """The thread is kept, but its message counts as continued from then on."""
+    THREAD_CONTINUE_IN_FLIGHT = "thread_continue_in_flight"
+    """Nothing is dropped: the message can be continued later."""
+    THREAD_UNSUPPORTED_REQUEST = "thread_unsupported_request"
 
 
 class LostAnchorStep(ScriptPart):
     """The stored response that the request continues from is dropped, with all others of its conversation.
 
-    A request that is not chained has nothing to lose: it passes over this step and takes the next one.
+    In Messages that is the message that a thread continues from.  A request that is not chained has nothing
+    to lose: it passes over this step and takes the next one.
     """
 
     type: Literal["lost_anchor"] = "lost_anchor"
@@ -260,7 +309,8 @@ class LostAnchorStep(ScriptPart):
     """Say it with an error event inside a 200 stream, where the spelling has an error object and the client
     asked for a stream."""
     even_unchained: bool = False
-    """Say it to requests that are not chained as well, as a confused provider would."""
+    """Say it to requests that are not chained as well, as a confused provider would; with the spelling
+    `invalid_encrypted_content` that is a provider that cannot read any seal."""
 
 
 AnsweringStep: TypeAlias = (

@@ -11,7 +11,7 @@ from functools import partial
 from turnkeeper_ops.simulator.entrance import Entrance
 from turnkeeper_ops.simulator.ready_made import ready_made_scripts
 from turnkeeper_ops.simulator.routes import handle
-from turnkeeper_ops.simulator.state import Settings, State, read_clocks
+from turnkeeper_ops.simulator.state import Settings, State, accounts_of, read_clocks
 from turnkeeper_ops.simulator.turns import ScriptBook
 
 MAX_PORT = 65_535
@@ -69,7 +69,9 @@ async def serve(settings: Settings, *, announce: Callable[[str], None]) -> None:
 
 async def _listen(settings: Settings, connections: set[asyncio.Transport]) -> asyncio.Server:
     scripts = ready_made_scripts() | settings.scripts
-    state = State(settings=settings, book=ScriptBook(scripts), started=read_clocks())
+    state = State(
+        settings=settings, book=ScriptBook(scripts), started=read_clocks(), accounts=accounts_of(settings)
+    )
     handler = partial(handle, state)
     if not 0 <= settings.port <= MAX_PORT:
         # uvloop would take the port modulo 65,536.

@@ -75,10 +75,16 @@ class Reply:
     chunks: tuple[str, ...] = ()
     """The text in the pieces in which it is streamed; empty: no message."""
     reasoning: str | None = None
+    redacted: bool = False
+    """Whether the reasoning is not shown."""
     search: str | None = None
+    found: bool = True
+    """Whether the search came to its end."""
     calls: tuple[Call, ...] = ()
     stopped: StopReason | None = None
     """Why the answer stopped early; None: it completed."""
+    novel: bool = False
+    """Whether it is sprinkled with what no present version of the API sends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ import openai
 import pytest
 
 KEY = "sk-simulator"
+SECOND_KEY = "sk-simulator-second"
 DEADLINE_SECONDS = 10.0
 
 Script: TypeAlias = Callable[..., str]
@@ -53,7 +54,7 @@ def address() -> Address:
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     """The address of the simulator that the tests of a file share; where words name turns, files must not."""
-    with process("--chunk-delay-ms", "1") as child:
+    with process("--chunk-delay-ms", "1", "--api-key", KEY, "--api-key", SECOND_KEY) as child:
         yield read_address(child)
 
 
@@ -75,6 +76,18 @@ async def async_client(url: str) -> AsyncIterator[openai.AsyncOpenAI]:
 def claude(url: str) -> Iterator[anthropic.Anthropic]:
     with anthropic.Anthropic(api_key=KEY, base_url=url, max_retries=0, timeout=DEADLINE_SECONDS) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def second_client(client: openai.OpenAI) -> openai.OpenAI:
+    """The client of another account."""
+    return client.with_options(api_key=SECOND_KEY)
+
+
+@pytest.fixture(scope="module")
+def second_claude(claude: anthropic.Anthropic) -> anthropic.Anthropic:
+    """The client of another account."""
+    return claude.with_options(api_key=SECOND_KEY)
 
 
 @pytest.fixture

@@ -195,7 +195,80 @@ class TestPolling:
         assert client.responses.cancel(response_id).status == "cancelled"
 
 
+class TestRetrieval:
+    """A generation that goes on, and a provider that does not tell of it."""
+
+    @pytest.mark.parametrize(
+        ("retrieval", "error"),
+        [
+            pytest.param("gone", openai.NotFoundError),
+            pytest.param("unavailable", openai.InternalServerError),
+        ],
+    )
+    def test_some_can_never_be_asked_for(
+        self,
+        client: openai.OpenAI,
+        script: Script,
+        last_request: LastRequest,
+        retrieval: str,
+        error: type[openai.APIStatusError],
+    ) -> None:
+        response_id, _ = ask_and_leave(client, script({**SLOW, "retrieval": retrieval}), after=2)
+
+        for ask_again in (
+            lambda: client.responses.retrieve(response_id),
+            lambda: resume(client, response_id, 2),
+            lambda: client.responses.retrieve(response_id),
+        ):
+            with pytest.raises(error):
+                ask_again()
+
+        fetches = [(fetch["kind"], fetch["status"]) for fetch in last_request()["fetches"]]
+        status = 404 if error is openai.NotFoundError else 500
+        assert fetches == [("retrieve", status), ("resume", status), ("retrieve", status)]
+
+    @pytest.mark.parametrize(
+        ("retrieval", "error"),
+        [
+            pytest.param("gone_once", openai.NotFoundError),
+            pytest.param("unavailable_once", openai.InternalServerError),
+        ],
+    )
+    def test_some_fail_the_first_who_asks(
+        self, client: openai.OpenAI, script: Script, retrieval: str, error: type[openai.APIStatusError]
+    ) -> None:
+        response_id, seen = ask_and_leave(client, script({**SLOW, "retrieval": retrieval}), after=2)
+
+        with pytest.raises(error):
+            resume(client, response_id, 2)
+        rest = resume(client, response_id, 2)
+
+        assert text_of(seen + rest) == rest[-1].response.output_text  # type: ignore[union-attr]
+
+    def test_what_is_gone_cannot_be_cancelled_but_can_be_continued_from(
+        self, client: openai.OpenAI, script: Script
+    ) -> None:
+        events = ask(client, script({"type": "answer", "retrieval": "gone"}))
+        assert events[-1].type == "response.completed"
+
+        with pytest.raises(openai.NotFoundError):
+            client.responses.cancel(events[-1].response.id)
+        second = client.responses.create(model="m", input="And now?", previous_response_id=events[-1].response.id)
+
+        assert "2 user messages" in second.output_text
+
+
 class TestCancel:
+    def test_what_had_been_said_until_then_is_paid_for(self, client: openai.OpenAI, script: Script) -> None:
+        said = script({"type": "answer", "text": "abcdefghijkl", "chunk_chars": 4, "chunk_delay_ms": 86_400_000})
+        response_id, _ = ask_and_leave(client, said, after=4)
+
+        usage = client.responses.cancel(response_id).usage
+
+        assert usage is not None
+        assert (usage.input_tokens > 0, usage.output_tokens) == (True, 1)
+        assert client.responses.retrieve(response_id).usage == usage
+
     def test_a_cancel_ends_the_generation_and_its_streams_without_a_last_event(
         self, client: openai.OpenAI, script: Script
     ) -> None:

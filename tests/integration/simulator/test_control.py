@@ -104,7 +104,7 @@ class TestControl:
 
         assert "input" not in entry
         assert "history" not in entry
-        assert entry["body_bytes"] > 0
+        assert entry["request_bytes"] > 0
 
     def test_bad_queries_and_addresses_are_told_apart(self, control: httpx.Client) -> None:
         assert control.get("/requests", params={"after": "x"}).status_code == 422

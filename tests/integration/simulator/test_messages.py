@@ -119,6 +119,17 @@ class TestAnswers:
         assert (logged["api"], logged["response_id"]) == ("anthropic-messages", second.id)
         assert [item["role"] for item in logged["history"]] == ["user", "assistant", "user"]
 
+    def test_thoughts_that_are_not_shown_are_taken_back(self, claude: anthropic.Anthropic, script: Script) -> None:
+        messages: list[Any] = said(script({**CALLS, "redacted": True}))
+        first = claude.messages.create(model="m", max_tokens=100, messages=messages, tools=[TOOL])
+        blocks = [block.to_dict() for block in first.content]
+
+        messages += [{"role": "assistant", "content": blocks[:-2]}, {"role": "user", "content": "Hm"}]
+        second = claude.messages.create(model="m", max_tokens=100, messages=messages)
+
+        assert blocks[0]["type"] == "redacted_thinking"
+        assert second.stop_reason == "end_turn"
+
     @pytest.mark.parametrize(
         ("reason", "expected"),
         [

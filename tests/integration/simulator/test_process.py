@@ -47,6 +47,7 @@ class TestProcess:
     @pytest.mark.parametrize(
         ("arguments", "complaint"),
         [
+            pytest.param(["--api-key"], "--api-key: expected one argument", id="no key"),
             pytest.param(["--port", "many"], "invalid int value: 'many'", id="port is no number"),
             pytest.param(["--port", "70000"], "cannot listen on 127.0.0.1:70000", id="port is too high"),
             pytest.param(["--chunk-delay-ms", "-1"], "must be zero or more", id="negative delay"),
@@ -62,6 +63,16 @@ class TestProcess:
 
         assert (child.returncode, errors.count("\n")) == (2, 1)
         assert complaint in errors
+
+    def test_several_keys_are_accepted_and_no_other(self, start: Start, address: Address) -> None:
+        with start("--api-key", "sk-one", "--api-key", "sk-two") as child:
+            url = address(child)
+            accepted = [
+                httpx.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {key}"}).status_code
+                for key in ("sk-one", "sk-two", KEY)
+            ]
+
+        assert accepted == [200, 200, 401]
 
     def test_a_prompt_beyond_the_context_window_is_refused(self, start: Start, address: Address) -> None:
         with start("--context-tokens", "10") as child:

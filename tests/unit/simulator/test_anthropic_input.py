@@ -9,16 +9,36 @@ from hypothesis import strategies as st
 
 from turnkeeper_ops.simulator.anthropic_errors import MessagesError, check_headers
 from turnkeeper_ops.simulator.anthropic_input import Parameters, decode, read_parameters
-from turnkeeper_ops.simulator.anthropic_turns import check_turns, sign
+from turnkeeper_ops.simulator.anthropic_pauses import Pauses
+from turnkeeper_ops.simulator.anthropic_turns import check_turns
 from turnkeeper_ops.simulator.anthropic_wire import read_prompt
+from turnkeeper_ops.simulator.seals import Seal
 
 Message = dict[str, Any]
 
+SEAL = Seal("sk-1")
 USER: Message = {"role": "user", "content": "Hello"}
 ASSISTANT: Message = {"role": "assistant", "content": "Hi"}
 VERSION = {"anthropic-version": "2023-06-01"}
-THINKING = {"type": "thinking", "thinking": "Hm", "signature": sign("Hm")}
+THINKING = {"type": "thinking", "thinking": "Hm", "signature": SEAL.sign("Hm")}
 TEXT = {"type": "text", "text": "Hi"}
+
+
+def redacted(key: str = "sk-1") -> dict[str, Any]:
+    return {"type": "redacted_thinking", "data": Seal(key).close("rt_1")}
+
+
+def search(key: str = "sk-1") -> list[dict[str, Any]]:
+    found = {
+        "type": "web_search_result",
+        "title": "Rivers",
+        "url": "https://example.com/",
+        "encrypted_content": Seal(key).close("srvtoolu_1"),
+    }
+    return [
+        {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {"query": "rivers"}},
+        {"type": "web_search_tool_result", "tool_use_id": "srvtoolu_1", "content": [found]},
+    ]
 
 
 def use(*ids: str) -> Message:
@@ -33,7 +53,7 @@ def results(*ids: str, before: tuple[dict[str, Any], ...] = ()) -> Message:
 
 def read(**parameters: Any) -> Parameters:
     read = read_parameters({"model": "m", "max_tokens": 100, "messages": [USER], **parameters})
-    check_turns(read.messages)
+    check_turns(read.messages, SEAL, Pauses())
     return read
 
 
@@ -48,11 +68,23 @@ def refused(**parameters: Any) -> str:
     [
         pytest.param([USER], id="a message"),
         pytest.param([USER, USER, ASSISTANT, ASSISTANT, USER], id="messages in a row are merged"),
-        pytest.param([USER, ASSISTANT], id="an answer to go on with"),
         pytest.param([USER, use("a"), results("a")], id="a call and its result"),
         pytest.param([USER, use("a", "b"), results("b"), results("a"), USER], id="results in two messages"),
         pytest.param([USER, {"role": "assistant", "content": [THINKING, TEXT]}, USER], id="thinking"),
-        pytest.param([USER, {"role": "assistant", "content": []}], id="an empty answer at the end"),
+        pytest.param([USER, {"role": "assistant", "content": [redacted(), TEXT]}, USER], id="redacted thinking"),
+        pytest.param([USER, {"role": "assistant", "content": [*search(), TEXT]}, USER], id="a search"),
+        pytest.param(
+            [
+                USER,
+                {"role": "assistant", "content": search()[:1]},
+                {"role": "assistant", "content": [*search()[1:], TEXT]},
+                USER,
+            ],
+            id="a search in two messages",
+        ),
+        pytest.param(
+            [USER, {"role": "assistant", "content": [{"type": "novel_block", "levels": [1]}]}, USER], id="novel"
+        ),
         pytest.param(
             [{"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": "x"}}]}], id="image"
         ),
@@ -106,6 +138,38 @@ def test_proper_messages_are_taken(messages: list[Message]) -> None:
             [USER, {"role": "assistant", "content": [{"type": "thinking", "thinking": "Hm"}, TEXT]}, USER],
             "messages.1.content.0.thinking.signature: Field required",
             id="thinking without its signature",
+        ),
+        pytest.param(
+            [
+                USER,
+                {"role": "assistant", "content": [{**THINKING, "signature": Seal("sk-2").sign("Hm")}, TEXT]},
+                USER,
+            ],
+            "messages.1.content.0: Invalid `signature` in `thinking` block",
+            id="thinking of another account",
+        ),
+        pytest.param(
+            [USER, {"role": "assistant", "content": [redacted("sk-2"), TEXT]}, USER],
+            "messages.1.content.0: Invalid `data` in `redacted_thinking` block",
+            id="redacted thinking of another account",
+        ),
+        pytest.param(
+            [USER, {"role": "assistant", "content": [*search("sk-2"), TEXT]}, USER],
+            "messages.1.content.1.content.0: Invalid `encrypted_content` in `web_search_result` block",
+            id="what another account found",
+        ),
+        pytest.param(
+            [USER, {"role": "assistant", "content": [search()[0], TEXT]}, USER],
+            "messages.1: `web_search` tool use with id `srvtoolu_1` was found without a corresponding",
+            id="a search that found nothing",
+        ),
+        pytest.param(
+            [USER, ASSISTANT], "does not support assistant message prefill", id="an answer begun by the client"
+        ),
+        pytest.param(
+            [USER, {"role": "assistant", "content": []}],
+            "does not support assistant message prefill",
+            id="an empty answer at the end",
         ),
         pytest.param(
             [USER, {"role": "assistant", "content": [THINKING]}, USER],
@@ -164,14 +228,14 @@ def test_a_body_must_be_an_object() -> None:
 )
 def test_headers_are_checked(headers: dict[str, str], words: str) -> None:
     with pytest.raises(MessagesError, match=words):
-        check_headers(headers, "sk-1")
+        check_headers(headers, ["sk-1"])
 
 
 @pytest.mark.parametrize(
     "headers", [{"x-api-key": "sk-1"}, {"authorization": "Bearer sk-1"}], ids=["key", "token"]
 )
 def test_a_key_comes_in_either_header(headers: dict[str, str]) -> None:
-    check_headers({**VERSION, **headers}, "sk-1")
+    check_headers({**VERSION, **headers}, ["sk-1"])
 
 
 def test_the_model_reads_the_users_texts_and_the_results_since() -> None:

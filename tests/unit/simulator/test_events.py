@@ -42,8 +42,10 @@ from turnkeeper_ops.simulator.scripts import (
     StatusStep,
     Step,
 )
+from turnkeeper_ops.simulator.seals import Seal
 from turnkeeper_ops.simulator.vault import Vault
 
+SEAL = Seal("sk-1")
 NOW = datetime(2026, 7, 1, 12, 0, 0, 400_000, tzinfo=UTC)
 
 
@@ -54,13 +56,14 @@ def counted_ids() -> Callable[[str], str]:
 
 def scene(*, stream: bool = True, **parameters: Any) -> Scene:
     body = json.dumps({"model": "m", "input": "Hello", "stream": stream, **parameters}).encode()
-    request = read_request(decode(body), Vault())
+    request = read_request(decode(body), Vault(), SEAL)
     prompt = read_prompt(request)
     wire = ResponsesWire(
         request=request,
         prompt=prompt,
         response_id="resp_1",
         make_id=counted_ids(),
+        seal=SEAL,
         now=NOW.timestamp(),
     )
     return Scene(wire=wire, prompt=prompt, now=NOW, chunk_delay_ms=20)
@@ -391,3 +394,51 @@ def test_without_a_stream_an_error_is_a_status_or_a_failed_response() -> None:
     assert isinstance(status[0], Head)
     assert status[0].status == 500
     assert json.loads(body(failed))["status"] == "failed"
+
+
+def test_reasoning_that_is_not_shown_has_no_summary() -> None:
+    actions = performed(AnswerStep(reasoning="Hm", redacted=True), include=["reasoning.encrypted_content"])
+
+    output = events(actions)[-1]["response"]["output"]
+    assert (output[0]["type"], output[0]["summary"]) == ("reasoning", [])
+    assert SEAL.fits(output[0]["encrypted_content"])
+    assert b"Hm" not in body(actions)
+
+
+def test_a_search_that_is_interrupted_is_whole_here_and_nothing_follows_it() -> None:
+    actions = performed(IncompleteStep(search="rivers", in_search=True, reason="pause_turn"))
+
+    output = events(actions)[-1]["response"]["output"]
+    assert [(item["type"], item.get("status")) for item in output] == [
+        ("reasoning", None),
+        ("web_search_call", "completed"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("chunks", "tokens"),
+    [
+        pytest.param(1, (1, 1), id="reasoning alone"),
+        pytest.param(2, (2, 1), id="a piece of the text"),
+        pytest.param(3, (3, 1), id="the text"),
+        pytest.param(9, (4, 1), id="a call too"),
+    ],
+)
+def test_a_cancelled_response_says_what_had_been_said_until_then(chunks: int, tokens: tuple[int, int]) -> None:
+    call = FunctionCall(name="f", arguments="{}")
+    cancelled = scene(background=True)
+    list(perform(AnswerStep(text="abcdefgh", chunk_chars=4, reasoning="Hm", calls=(call,)), cancelled))
+    assert isinstance(cancelled.wire, ResponsesWire)
+
+    response = cancelled.wire.cancelled(chunks)
+
+    usage = response["usage"]
+    assert response["status"] == "cancelled"
+    assert (usage["output_tokens"], usage["output_tokens_details"]["reasoning_tokens"]) == tokens
+
+
+def test_a_response_that_is_cancelled_before_it_says_anything_has_no_usage() -> None:
+    cancelled = scene(background=True)
+    assert isinstance(cancelled.wire, ResponsesWire)
+
+    assert cancelled.wire.cancelled(0)["usage"] is None

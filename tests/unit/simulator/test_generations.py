@@ -23,6 +23,7 @@ from turnkeeper_ops.simulator.scripts import (
     MalformedStep,
     ResetStep,
     ResetStreamStep,
+    Retrieval,
     StallStep,
 )
 from turnkeeper_ops.simulator.turns import Sender
@@ -31,14 +32,18 @@ NOW = Instant(monotonic=5.0, wall=datetime(2026, 7, 1, tzinfo=UTC))
 FOR_EVER = Wait(3600)
 
 
-def generation(stored: list[str] | None = None, response_id: str = "resp_1") -> Generation:
-    entry = Journal().open(api="openai-responses", sender=Sender(None, None), arrived=NOW, body_bytes=1)
+def generation(
+    stored: list[str] | None = None, response_id: str = "resp_1", retrieval: Retrieval = Retrieval.OK
+) -> Generation:
+    entry = Journal().open(api="openai-responses", sender=Sender(None, None), arrived=NOW, request_bytes=1)
     return Generation(
         id=response_id,
         entry=entry,
         streamed=True,
         resumable=True,
+        retrieval=retrieval,
         body=lambda status: {"status": status},
+        cancelled=lambda chunks: {"status": "cancelled", "chunks": chunks},
         outcome=lambda: {"status": "completed"},
         store=lambda: (stored if stored is not None else []).append(response_id),
     )
@@ -108,7 +113,7 @@ async def test_a_cancel_ends_it_for_everybody() -> None:
     running.cancel()
 
     assert (await following, await waiting) == ([b"0"], True)
-    assert running.response() == {"status": "cancelled"}
+    assert running.response() == {"status": "cancelled", "chunks": 0}
 
 
 async def test_a_cancel_comes_too_late_for_what_has_ended() -> None:
@@ -129,7 +134,31 @@ async def test_the_oldest_makes_room_and_is_called_off(monkeypatch: pytest.Monke
     kept.add(second)
 
     assert (kept.get("resp_1"), kept.get("resp_2")) == (None, second)
-    assert first.response() == {"status": "cancelled"}
+    assert first.response() == {"status": "cancelled", "chunks": 0}
+
+
+async def test_a_cancel_counts_what_had_been_said() -> None:
+    running = await started([Send(b"created"), Send(b"a", 1), Send(b"b", 1), FOR_EVER, Send(b"c", 1)])
+
+    running.cancel()
+
+    assert running.response() == {"status": "cancelled", "chunks": 2}
+
+
+@pytest.mark.parametrize(
+    ("retrieval", "statuses"),
+    [
+        pytest.param(Retrieval.OK, [200, 200]),
+        pytest.param(Retrieval.GONE, [404, 404]),
+        pytest.param(Retrieval.GONE_ONCE, [404, 200]),
+        pytest.param(Retrieval.UNAVAILABLE, [500, 500]),
+        pytest.param(Retrieval.UNAVAILABLE_ONCE, [500, 200]),
+    ],
+)
+def test_it_fails_those_who_ask_once_or_always(retrieval: Retrieval, statuses: list[int]) -> None:
+    asked = generation(retrieval=retrieval)
+
+    assert [asked.ask(), asked.ask()] == statuses
 
 
 TOLD: dict[str, Any] = {"text": "Hello", "chunk_delay_ms": 5.0, "queued_seconds": 1.0}

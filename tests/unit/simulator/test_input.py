@@ -11,13 +11,15 @@ from turnkeeper_ops.simulator.openai_errors import ApiError, check_key
 from turnkeeper_ops.simulator.openai_parameters import MAX_STRING_CHARS
 from turnkeeper_ops.simulator.responses_parameters import decode
 from turnkeeper_ops.simulator.responses_wire import read_prompt, read_request
+from turnkeeper_ops.simulator.seals import Seal
 from turnkeeper_ops.simulator.vault import Item, StoredResponse, Vault
 
+SEAL = Seal("sk-1")
 USER = {"role": "user", "content": "Hello"}
 ASSISTANT = {"role": "assistant", "content": [{"type": "output_text", "text": "Hi"}]}
 CALL = {"type": "function_call", "call_id": "call_1", "name": "get_weather", "arguments": "{}"}
 OUTPUT = {"type": "function_call_output", "call_id": "call_1", "output": "sunny"}
-REASONING = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAAAA"}
+REASONING = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": SEAL.close("rs_1")}
 SEARCH = {"type": "web_search_call", "id": "ws_1", "status": "completed"}
 
 
@@ -42,7 +44,7 @@ def vault_with(*responses: StoredResponse) -> Vault:
 
 def read(vault: Vault | None = None, /, **parameters: Any) -> Any:
     body = json.dumps({"model": "m", **parameters}).encode()
-    return read_request(decode(body), vault or Vault())
+    return read_request(decode(body), vault or Vault(), SEAL)
 
 
 def refused(vault: Vault | None = None, /, **parameters: Any) -> ApiError:
@@ -338,7 +340,7 @@ def test_what_is_not_a_json_object_is_refused(body: bytes) -> None:
 )
 def test_a_wrong_key_is_refused(authorization: str | None, sentence: str) -> None:
     with pytest.raises(ApiError, match="API key") as caught:
-        check_key(authorization, "sk-simulator")
+        check_key(authorization, ["sk-simulator"])
 
     assert caught.value.status == 401
     assert sentence in str(caught.value)
@@ -370,3 +372,37 @@ def test_any_items_are_read_or_refused_but_never_crash(items: list[dict[str, Any
     except ApiError as error:
         # Whatever is refused can be sent.
         json.dumps(error.plain().body)
+
+
+@pytest.mark.parametrize(
+    ("sealed", "which"),
+    [
+        pytest.param(
+            {"id": "rs_1", "encrypted_content": Seal("sk-2").close("rs_1")}, "for item rs_1 ", id="by id"
+        ),
+        pytest.param({"encrypted_content": "gAAAAAother=="}, "gAAA...er== ", id="by what it looks like"),
+    ],
+)
+def test_reasoning_that_was_not_sealed_for_this_key_is_refused(sealed: dict[str, str], which: str) -> None:
+    error = refused(input=[USER, {"type": "reasoning", "summary": [], **sealed}, ASSISTANT])
+
+    assert (error.status, error.code, error.param) == (400, "invalid_encrypted_content", None)
+    assert str(error).startswith(f"The encrypted content {which}could not be verified. Reason: ")
+
+
+def test_reasoning_that_was_sealed_for_this_key_needs_no_id() -> None:
+    items = [USER, {"type": "reasoning", "summary": [], "encrypted_content": SEAL.close("rs_1")}, ASSISTANT]
+
+    assert len(read(input=items).input) == 3
+
+
+def test_reasoning_is_sealed_or_stored() -> None:
+    error = refused(input=[USER, {"type": "reasoning", "summary": []}, ASSISTANT])
+
+    assert (error.code, error.param) == ("missing_required_parameter", "input[1].id")
+
+
+def test_what_is_novel_is_taken_back() -> None:
+    message = {"role": "assistant", "content": [{"type": "output_novel", "levels": [1]}]}
+
+    assert len(read(input=[USER, {"type": "novel_item", "id": "nov_1"}, message]).input) == 3

@@ -14,8 +14,8 @@ from turnkeeper_ops.simulator.vault import StoredResponse, Vault
 NOW = Instant(monotonic=5.0, wall=datetime(2026, 7, 1, tzinfo=UTC))
 
 
-def opened(log: Journal, turn: str | None = None, body_bytes: int = 1) -> Entry:
-    return log.open(api="openai-responses", sender=Sender(turn, "1"), arrived=NOW, body_bytes=body_bytes)
+def opened(log: Journal, turn: str | None = None, request_bytes: int = 1) -> Entry:
+    return log.open(api="openai-responses", sender=Sender(turn, "1"), arrived=NOW, request_bytes=request_bytes)
 
 
 def stored(response_id: str, *, previous: StoredResponse | None = None, **item: Any) -> StoredResponse:
@@ -62,7 +62,7 @@ def test_the_oldest_entries_make_room_by_bytes_but_the_newest_stays(monkeypatch:
     monkeypatch.setattr(journal, "MAX_BYTES", 10)
     log = Journal()
     for size in (4, 4, 4, 99):
-        opened(log, body_bytes=size)
+        opened(log, request_bytes=size)
 
     assert [entry.number for entry in log.select()] == [4]
 

@@ -163,6 +163,12 @@ def test_the_header_holds_the_turn_and_the_attempt(header: str, sender: Sender) 
         pytest.param(
             {"steps": [{"type": "end", "at": 2, "missing": "done"}]}, "only be missing at", id="half a middle"
         ),
+        pytest.param(
+            {"steps": [{"type": "incomplete", "in_search": True}]}, "asks for a search", id="no search to stop in"
+        ),
+        pytest.param(
+            {"steps": [{"type": "answer", "retrieval": "later"}]}, "'unavailable_once'", id="no such failure"
+        ),
         pytest.param([], "valid dictionary", id="a list"),
     ],
 )

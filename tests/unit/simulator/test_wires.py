@@ -46,13 +46,16 @@ from turnkeeper_ops.simulator.scripts import (
     MalformedStep,
     Missing,
     ResetStep,
+    Spelling,
     StallStep,
     StatusStep,
     Step,
 )
+from turnkeeper_ops.simulator.seals import Seal
 from turnkeeper_ops.simulator.vault import Vault
 from turnkeeper_ops.simulator.wire import Prompt, Wire
 
+SEAL = Seal("sk-1")
 NOW = datetime(2026, 7, 1, 12, tzinfo=UTC)
 SAID = [{"role": "user", "content": "Hello"}]
 
@@ -70,11 +73,11 @@ def scene(wire: Wire, prompt: Prompt) -> Scene:
 
 def responses(stream: bool) -> Scene:
     request = read_request(
-        decode(json.dumps({"model": "m", "input": "Hello", "stream": stream}).encode()), Vault()
+        decode(json.dumps({"model": "m", "input": "Hello", "stream": stream}).encode()), Vault(), SEAL
     )
     prompt = read_responses(request)
     wire = ResponsesWire(
-        request=request, prompt=prompt, response_id="resp_1", make_id=make_id(), now=NOW.timestamp()
+        request=request, prompt=prompt, response_id="resp_1", make_id=make_id(), seal=SEAL, now=NOW.timestamp()
     )
     return scene(wire, prompt)
 
@@ -96,7 +99,12 @@ def messages(stream: bool) -> Scene:
     parameters = read_parameters({"model": "m", "max_tokens": 9, "messages": SAID, "stream": stream})
     prompt = read_messages(parameters)
     wire = MessagesWire(
-        parameters=parameters, prompt=prompt, message_id="msg_1", request_id="req_1", make_id=make_id()
+        parameters=parameters,
+        prompt=prompt,
+        message_id="msg_1",
+        request_id="req_1",
+        make_id=make_id(),
+        seal=SEAL,
     )
     return scene(wire, prompt)
 
@@ -248,3 +256,45 @@ def test_every_ready_made_script_can_be_performed(make: MakeScene, name: str) ->
         for stream in (True, False):
             ending: Any = performed(step, make, stream=stream)[-1]
             assert isinstance(ending, Ending)
+
+
+def test_a_novel_answer_ends_like_any_other(make: MakeScene) -> None:
+    novel = performed(AnswerStep(text="abcd", chunk_chars=1, novel=True), make)
+
+    assert [type(action) for action in novel[-3:]] == [Commit, Send, Finish]
+    assert sum(action.chunks for action in novel if isinstance(action, Send)) == 4
+    assert b"novel" in body(novel)
+
+
+def test_a_novel_answer_that_comes_whole_has_new_fields(make: MakeScene) -> None:
+    novel, plain = (
+        json.loads(body(performed(AnswerStep(novel=each), make, stream=False))) for each in (True, False)
+    )
+
+    assert set(novel) - set(plain) == {"novel"}
+    assert set(novel["usage"]) - set(plain["usage"]) == {"novel_tokens", "novel_tokens_details"}
+
+
+def test_reasoning_that_is_not_shown_is_not_sent(make: MakeScene) -> None:
+    for stream in (True, False):
+        assert b"Hm" not in body(performed(AnswerStep(reasoning="Hm", redacted=True), make, stream=stream))
+
+
+@pytest.mark.parametrize("spelling", list(Spelling))
+def test_an_anchor_is_lost_in_every_spelling(make: MakeScene, spelling: Spelling) -> None:
+    actions = performed(LostAnchorStep(spelling=spelling), make)
+
+    assert isinstance(actions[0], Head)
+    assert actions[0].status in {400, 404}
+    assert json.loads(body(actions))
+
+
+@pytest.mark.parametrize("spelling", [each for each in Spelling if each.value.startswith("thread_")])
+def test_a_code_of_threads_is_told_inside_the_stream_too(spelling: Spelling) -> None:
+    plain, inside = (
+        body(performed(LostAnchorStep(spelling=spelling, in_stream=each), messages)) for each in (False, True)
+    )
+
+    told = json.loads(inside.decode().rpartition("data: ")[2])
+    assert told == json.loads(plain)
+    assert told["error"]["details"] == {"error_code": spelling.value}
