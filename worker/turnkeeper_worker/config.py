@@ -73,8 +73,8 @@ CONFIG_FILE = "turnkeeper.toml"
 
 RESPONSE_KEPT_FOR = timedelta(days=30)
 """OpenAI's promise: https://platform.openai.com/docs/guides/your-data."""
-THREAD_KEPT_FOR = timedelta(minutes=55)
-"""Anthropic drops a thread an hour after its last use; the rest is for clocks that differ."""
+THREAD_KEPT_FOR = timedelta(minutes=5)
+"""Anthropic's promise is shorter by far; a thread that is gone all the same costs one refused request."""
 
 
 def _http_url(url: str) -> str:
@@ -116,7 +116,7 @@ class ProviderConfig(BaseModel):
     store: bool = True
     """Whether the provider keeps responses, which chaining needs."""
     threads: bool = False
-    """Continue Anthropic's message threads, kept there for an hour, instead of sending the history."""
+    """Continue Anthropic's message threads, kept there for minutes, instead of sending the history."""
     background: bool = False
     """Let responses go on when a worker dies, and come back to them; a turn may ask for something else."""
     queue_timeout_seconds: Seconds = 300.0

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 SIMULATOR = "simulator"
 SIMULATOR_MODEL = "sim-1"
 SIMULATOR_KEY = "sk-simulator"
+SIMULATOR_SECOND_KEY = "sk-simulator-second"
+"""Another account there, which knows nothing of the first."""
 SIMULATOR_CHAT = "simulator_chat"
 """The same simulator, spoken to in Chat Completions."""
 SIMULATOR_MESSAGES = "simulator_messages"

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from turnkeeper import Turnkeeper
 from turnkeeper.doorbell import producer_app
-from turnkeeper_ops.dev.addresses import SIMULATOR_KEY, Addresses
+from turnkeeper_ops.dev.addresses import SIMULATOR_KEY, SIMULATOR_SECOND_KEY, Addresses
 from turnkeeper_ops.dev.folder import StateFolder, occupy
 from turnkeeper_ops.dev.readiness import a_turn_completes, flower_sees, workers_answer
 from turnkeeper_ops.services.ports import LOOPBACK, free_port
@@ -68,7 +68,7 @@ class Stack:
 
     def start_simulator(self) -> None:
         """Start the provider simulator and learn its address."""
-        simulator = self._start("simulator", "turnkeeper_ops.simulator", "--port", "0", "--api-key", SIMULATOR_KEY)
+        simulator = self._start("simulator", "turnkeeper_ops.simulator", "--port", "0", *_api_keys())
         self.others.append(simulator)
         line = simulator.wait_for(lambda: _line_of(simulator, _LISTENING), within=_READY_WITHIN)
         self._simulator_url = line.removeprefix(_LISTENING)
@@ -209,6 +209,11 @@ def _start_processes(running: Stack, *, workers: int, simulator: bool, announce:
     for _ in range(workers):
         worker = running.start_worker()
         announce(worker.command.name, f"pid {worker.pid}")
+
+
+def _api_keys() -> Iterator[str]:
+    for key in (SIMULATOR_KEY, SIMULATOR_SECOND_KEY):
+        yield from ("--api-key", key)
 
 
 def _line_of(child: Child, start: str) -> str | None:

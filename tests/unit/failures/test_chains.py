@@ -16,7 +16,14 @@ def error(message: str, **fields: object) -> dict[str, object]:
     return {"error": {"message": message, **fields}}
 
 
+SEALS = [
+    pytest.param(400, error("The encrypted content for item rs_1 could not be verified.", code="invalid_encrypted_content"), id="another key's reasoning"),
+    pytest.param(400, error("Could not decrypt the provided encrypted_content."), id="xAI: another key's reasoning"),
+    pytest.param(400, error("The requested item was created under a different Azure OpenAI resource."), id="another resource's item"),
+    pytest.param(400, {"type": "error", "error": {"type": "invalid_request_error", "message": "messages.1.content.0: Invalid `signature` in `thinking` block"}}, id="Anthropic: a signature"),
+]  # fmt: skip
 BROKEN = [
+    *SEALS,
     pytest.param(400, error("Previous response with id 'resp_1' not found.", code="previous_response_not_found"), id="OpenAI: the code"),
     pytest.param(404, error("Previous response with id 'resp_1' not found."), id="OpenAI: the sentence under 404"),
     pytest.param(400, error("Invalid `previous_response_id`."), id="OpenAI: an invalid id"),
@@ -28,9 +35,6 @@ BROKEN = [
     pytest.param(400, error("Item 'rs_1' of type 'reasoning' was provided without its required following item."), id="a chain that ends in an orphan"),
     pytest.param(400, error("No tool call found for function call output with call_id call_1."), id="a call that the anchor held"),
     pytest.param(400, error("No tool output found for function call call_1."), id="a call that nobody answered"),
-    pytest.param(400, error("The encrypted content for item rs_1 could not be verified.", code="invalid_encrypted_content"), id="another key's reasoning"),
-    pytest.param(400, error("Could not decrypt the provided encrypted_content."), id="xAI: another key's reasoning"),
-    pytest.param(400, error("The requested item was created under a different Azure OpenAI resource."), id="another resource's item"),
     pytest.param(400, error("Previous response cannot be used for this organization due to Zero Data Retention.", code="unsupported_parameter"), id="zero data retention"),
     pytest.param(404, {"code": "not-found", "error": "Response with id=1 not found"}, id="xAI: the error is a string"),
     pytest.param(400, {"detail": "Unsupported parameter: previous_response_id"}, id="an endpoint without chains"),
@@ -56,8 +60,18 @@ def test_a_chained_request_whose_anchor_is_gone_is_a_broken_chain(
     assert classified.rule == "chain broken"
 
 
-@pytest.mark.parametrize(("status", "body"), BROKEN)
-def test_without_a_chain_nothing_can_be_broken(ask: Ask, status: int | None, body: object) -> None:
+@pytest.mark.parametrize(("status", "body"), SEALS)
+def test_a_seal_that_its_maker_cannot_open_is_one_without_a_chain_as_well(
+    ask: Ask, status: int | None, body: object
+) -> None:
+    classified = ask(status, body, chained=False)
+
+    assert classified.chain_broken
+    assert classified.error.retryable
+
+
+@pytest.mark.parametrize(("status", "body"), BROKEN[len(SEALS) :])
+def test_without_a_chain_nothing_else_can_be_broken(ask: Ask, status: int | None, body: object) -> None:
     assert not ask(status, body, chained=False).chain_broken
 
 

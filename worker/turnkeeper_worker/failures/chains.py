@@ -1,7 +1,8 @@
-"""Broken chains: the request continued from an anchor, and the anchor or an item it refers to is gone.
+"""Broken chains: what the request relied on, and the provider once gave us, is not known there any more.
 
 Recognised by structure, because every release brings new sentences: the request was chained, the status is one
-that refuses a request, and a code or the text speaks of the anchor, of stored items, or of history.
+that refuses a request, and a code or the text speaks of the anchor, of stored items, or of history. Sealed reasoning
+that its maker cannot open is the same, chained or not: without the seals the history is accepted.
 """
 
 from http import HTTPStatus
@@ -23,14 +24,20 @@ _WRITTEN = """
 CODES = frozenset(map(fold, _WRITTEN.split()))
 """Folded codes that speak of an anchor, of OpenAI's stored responses and of Anthropic's threads."""
 
-ANCHOR_LOST = phrases(
+SEAL_CODES = frozenset({fold("invalid_encrypted_content")})
+SEAL_BROKEN = phrases(
+    """
+    different azure openai resource | encrypted content … could not be verified | could not decrypt
+    invalid encrypted_content | invalid `encrypted_content` | invalid signature in | invalid `signature` in
+    """
+)
+ANCHOR_LOST = SEAL_BROKEN + phrases(
     """
     previous_response_id | previous response | previous_message_id | response with id … not found
     response … not found | response … expired | response … deleted | response … does not exist
     item with id | item … not found | items are not persisted when store | message with id … not found
     history node | stored response | stored conversation | data retention | zdr | no tool call found for
-    no tool output found for | without its required | different azure openai resource
-    encrypted content … could not be verified | encrypted_content | could not decrypt
+    no tool output found for | without its required | encrypted_content
     thread … not found | thread … expired | thread … differs
     """
 )
@@ -41,11 +48,10 @@ ELSEWHERE = phrases("model* | deployment* | endpoint* | engine | route | path | 
 
 
 def judge(evidence: Evidence) -> Verdict | None:
-    """Judge whether the chain is broken; None where the request was not chained or failed for another reason."""
-    if not evidence.failure.chained or evidence.decisive_status not in _REFUSALS:
+    """Judge whether the chain is broken; None where the request failed for another reason."""
+    if evidence.decisive_status not in _REFUSALS:
         return None
-    seen = next((written for code, written in evidence.codes.items() if code in CODES), None)
-    seen = seen or first_found(evidence.text, ANCHOR_LOST) or _absence(evidence)
+    seen = _loss(evidence) if evidence.failure.chained else _broken_seal(evidence)
     if seen is None:
         return None
     return Verdict(
@@ -56,6 +62,18 @@ def judge(evidence: Evidence) -> Verdict | None:
         chain_broken=True,
         situation=Situation.CHAIN_LOST,
     )
+
+
+def _loss(evidence: Evidence) -> str | None:
+    return _code(evidence, CODES) or first_found(evidence.text, ANCHOR_LOST) or _absence(evidence)
+
+
+def _broken_seal(evidence: Evidence) -> str | None:
+    return _code(evidence, SEAL_CODES) or first_found(evidence.text, SEAL_BROKEN)
+
+
+def _code(evidence: Evidence, codes: frozenset[str]) -> str | None:
+    return next((written for code, written in evidence.codes.items() if code in codes), None)
 
 
 def _absence(evidence: Evidence) -> str | None:
