@@ -5,19 +5,25 @@ import os
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
-from turnkeeper import Turnkeeper
-from turnkeeper.events import Event
+from turnkeeper import AttemptOutcome, Transcript, Turnkeeper
+from turnkeeper.events import Event, FinalEvent, TurnCompleted, TurnFailed, TurnRetry, read_event
+from turnkeeper.follow import FIELD
+from turnkeeper.keys import events_key
 from turnkeeper.turns import Enqueued
 from turnkeeper.views import TurnView
 from turnkeeper_ops.dev import Stack, stack
+from turnkeeper_ops.dev.addresses import SIMULATOR, SIMULATOR_CHAT, SIMULATOR_MESSAGES
+from turnkeeper_ops.services.process import poll
 
 CLI = (sys.executable, "-m", "turnkeeper_worker.cli")
 
@@ -29,6 +35,54 @@ class Ran:
     code: int
     out: str
     err: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """All that is known of a turn that has ended."""
+
+    view: TurnView
+    events: list[Event]
+    """Every one, those of failed attempts too, which late followers are spared."""
+    calls: list[dict[str, Any]]
+    """What the simulator logged of it, without the items."""
+
+    @property
+    def tries(self) -> list[tuple[AttemptOutcome, str | None]]:
+        """The outcome and the kind of each attempt."""
+        return [(attempt.outcome, attempt.kind) for attempt in self.view.attempts]
+
+    @property
+    def answer(self) -> str:
+        """What the simulator answers to the first message of a chat."""
+        (said,) = (message.text for message in self.view.messages if message.role == "user")
+        return f"I have read 1 user message. It says: “{said}”."
+
+    @property
+    def finish(self) -> str | None:
+        """Why the model stopped; None where the turn was not completed."""
+        last = self.events[-1]
+        return last.finish if isinstance(last, TurnCompleted) else None
+
+    def read(self) -> Transcript:
+        """Return what a reader who saw everything is left with."""
+        transcript = Transcript()
+        transcript.feed(self.events)
+        return transcript
+
+    def taken_back(self) -> list[tuple[str, str]]:
+        """Return the provisional words before and behind each event that makes an attempt void."""
+        transcript, taken = Transcript(), []
+        for event in self.events:
+            before = _provisional(transcript)
+            transcript.feed([event])
+            if isinstance(event, TurnRetry | TurnFailed):
+                taken.append((before, _provisional(transcript)))
+        return taken
+
+
+def _provisional(transcript: Transcript) -> str:
+    return "".join(part.text for part in transcript.provisional if part.kind == "text")
 
 
 @dataclass(slots=True)
@@ -82,6 +136,32 @@ class Site:
         """Return all events of a turn, once it has ended."""
         return list(self.keeper.follow(turn.id))
 
+    def record(self, turn: Enqueued) -> Record:
+        """Wait until the last event of a turn is told; return all that is known of it."""
+
+        def told() -> list[Event] | None:
+            entries = self.keeper._redis.xrange(events_key(turn.id))
+            events = [read_event(identifier.decode(), content[FIELD]) for identifier, content in entries]
+            return events if events and isinstance(events[-1], FinalEvent) else None
+
+        events = poll(told, within=timedelta(seconds=60))
+        assert events is not None, self.keeper.show(turn.id)
+        calls = self._simulator("GET", f"/simulator/requests?turn={turn.id}&items=0")["requests"]
+        return Record(self.keeper.show(turn.id), events, calls)
+
+    def run_all(self, turns: Sequence[tuple[str, str]]) -> list[Record]:
+        """Run turns side by side, each a text and the provider that it is for; return what is known of each."""
+        with ThreadPoolExecutor(8) as users:
+            enqueued = list(users.map(lambda turn: self.enqueue(turn[0], provider=turn[1]), turns))
+        return [self.record(one) for one in enqueued]
+
+    def spent(self, turn_id: UUID) -> int:
+        """Return how many attempts were charged to the budget of a turn's last step."""
+        with self.keeper._engine.connect() as connection:
+            query = "SELECT spent FROM turns WHERE id = %s"
+            charged: int = connection.exec_driver_sql(query, (turn_id,)).scalar_one()
+            return charged
+
     def flower(self, path: str) -> Any:
         """Ask Flower's API."""
         with urllib.request.urlopen(self.running.addresses.flower_url + path, timeout=10) as response:
@@ -112,6 +192,21 @@ def open_site(
         yield Site(folder, running, keeper)
 
 
+def open_site_with(
+    folder: Path, settings: Callable[[str], Iterable[str]], *, concurrency: int = 250
+) -> Iterator[Site]:
+    """Run a stack whose worker reads the `turnkeeper.toml` that *settings* writes for the simulator's address."""
+    with (
+        stack(folder, workers=0, concurrency=concurrency, durable=False) as running,
+        running.keeper() as keeper,
+    ):
+        lines = settings(running.addresses.simulator_url or "")
+        (folder / "turnkeeper.toml").write_text("\n".join(lines), encoding="utf-8")
+        running.start_worker()
+        running.wait_until_ready()
+        yield Site(folder, running, keeper)
+
+
 @pytest.fixture(autouse=True)
 def _let_stacks_read_their_own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers that a test starts read the `turnkeeper.toml` of their stack's folder."""
@@ -122,3 +217,43 @@ def _let_stacks_read_their_own_settings(monkeypatch: pytest.MonkeyPatch) -> None
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """One stack with one worker for every test that leaves it as it was."""
     yield from open_site(tmp_path_factory.mktemp("site"))
+
+
+HASTY = "hasty"
+HASTE_SECONDS = 2.0
+LONERS = 8
+"""How many providers of each API share their connection with no other turn, because it is going to be closed."""
+APIS = {
+    SIMULATOR: "openai-responses",
+    SIMULATOR_CHAT: "openai-chat",
+    SIMULATOR_MESSAGES: "anthropic-messages",
+}
+
+
+@pytest.fixture(scope="session")
+def fault_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """One stack for the tables of faults: it retries at once, and speaks HTTP/2 and with little patience too."""
+    yield from open_site_with(tmp_path_factory.mktemp("faults"), _faulty_settings, concurrency=100)
+
+
+def _faulty_settings(url: str) -> Iterator[str]:
+    # Hundreds of turns at once on a busy machine: these tables are not about leases.
+    yield "lease_ttl_seconds = 60"
+    yield from ("[retry]", "backoff_base_seconds = 0.05", "backoff_cap_seconds = 0.2")
+    haste = f"startup_timeout_seconds = {HASTE_SECONDS}\nsilence_timeout_seconds = {HASTE_SECONDS}"
+    for name, api in APIS.items():
+        yield _provider(f"{HASTY}_{name}", api, url, haste)
+        yield _provider(f"http2_{name}", api, url, "http2 = true")
+        for number in range(LONERS):
+            yield _provider(f"loner_{number}_{name}", api, url, "http2 = true")
+
+
+def _provider(name: str, api: str, url: str, more: str) -> str:
+    return f"""
+[providers.{name}]
+api = "{api}"
+base_url = "{url}/v1"
+api_key_env = "TURNKEEPER_SIMULATOR_KEY"
+model = "sim-1"
+{more}
+"""

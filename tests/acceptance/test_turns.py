@@ -1,6 +1,10 @@
 """Turns through a real worker process: what the provider is sent, what is stored, what followers see."""
 
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -8,8 +12,9 @@ import pytest
 from turnkeeper import AttemptOutcome, ErrorKind, Transcript, TurnState
 from turnkeeper.events import TurnCommitted, TurnPart, TurnRetry
 from turnkeeper.views import TurnView
+from turnkeeper_ops.simulator.scripts import Spelling
 
-from .conftest import Site
+from .conftest import Record, Site
 
 
 def outcomes(view: TurnView) -> list[AttemptOutcome]:
@@ -69,35 +74,102 @@ def test_another_model_means_a_full_replay(site: Site) -> None:
     assert not second.attempts[0].chained
 
 
-@pytest.mark.parametrize(
-    "spelling", ["not_found", "invalid", "invalid_with_id", "unsupported_detail", "zero_retention", "lm_studio"]
-)
-def test_a_lost_anchor_is_healed_at_once_with_the_full_history(site: Site, spelling: str) -> None:
-    first = site.run("The first message")
-    word = site.script({"type": "lost_anchor", "spelling": spelling})
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """How the provider says that the anchor is gone."""
 
-    healed = site.run(f"The second message {word}", chat=first.chat_id)
+    spelling: Spelling
+    place: str
 
-    assert outcomes(healed) == [AttemptOutcome.HEALED, AttemptOutcome.COMPLETED]
-    assert [attempt.chained for attempt in healed.attempts] == [True, False]
-    broken, replayed = site.calls(healed.id)
+    @property
+    def in_stream(self) -> bool:
+        """Whether it is said inside a stream; two spellings have no error object, and are told by a status."""
+        bare = {Spelling.UNSUPPORTED_DETAIL, Spelling.XAI_NOT_FOUND}
+        return self.place == "in the stream" and self.spelling not in bare
+
+    @property
+    def status(self) -> int:
+        """The status of the response that says so."""
+        usual = 404 if self.spelling in {Spelling.XAI_NOT_FOUND, Spelling.ITEM_NOT_PERSISTED} else 400
+        return 200 if self.in_stream else {"with 400": 400, "with 404": 404}.get(self.place, usual)
+
+    def step(self, **more: Any) -> dict[str, Any]:
+        """Return the simulator's step."""
+        where = {"with 400": {"status": 400}, "with 404": {"status": 404}}.get(self.place, {"in_stream": True})
+        return {"type": "lost_anchor", "spelling": self.spelling, **where, **more}
+
+
+LOSSES = [Loss(spelling, place) for spelling in Spelling for place in ("with 400", "with 404", "in the stream")]
+every_loss = pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: f"{loss.spelling} {loss.place}")
+
+
+def second_turns(site: Site, scripts: Sequence[Sequence[dict[str, Any]]]) -> list[Record]:
+    """Run as many chats side by side; each loses its anchor in its second turn."""
+    with ThreadPoolExecutor(8) as users:
+        firsts = list(users.map(lambda _: site.enqueue("The first message"), scripts))
+        chats = [site.finish(first).chat_id for first in firsts]
+        words = [site.script(*steps) for steps in scripts]
+        said = [f"The second message {word}" for word in words]
+        turns = list(users.map(lambda text, chat: site.enqueue(text, chat=chat), said, chats))
+        return [site.record(turn) for turn in turns]
+
+
+@pytest.fixture(scope="module")
+def healed(site: Site) -> Mapping[Loss, Record]:
+    """Lose the anchor of a chat's second turn in every way."""
+    return dict(zip(LOSSES, second_turns(site, [[loss.step()] for loss in LOSSES]), strict=True))
+
+
+@pytest.fixture(scope="module")
+def broken_twice(site: Site) -> Mapping[Loss, Record]:
+    """Say the same of the full replay as well."""
+    scripts = [[loss.step(), loss.step(even_unchained=True)] for loss in LOSSES]
+    return dict(zip(LOSSES, second_turns(site, scripts), strict=True))
+
+
+@every_loss
+def test_a_lost_anchor_is_healed_at_once_with_the_full_history(
+    site: Site, healed: Mapping[Loss, Record], loss: Loss
+) -> None:
+    record = healed[loss]
+
+    broken, replayed = site.calls(record.view.id)
+    assert outcomes(record.view) == [AttemptOutcome.HEALED, AttemptOutcome.COMPLETED]
+    assert [attempt.chained for attempt in record.view.attempts] == [True, False]
+    assert (broken["outcome"], broken["status"]) == ("lost_anchor", loss.status)
     assert broken["previous_response_id"] is not None
     assert replayed["previous_response_id"] is None
     assert [item["role"] for item in replayed["input"]] == ["user", "assistant", "user"]
     assert replayed["arrived_monotonic"] - broken["ended_monotonic"] < 0.5
-    assert "2 user messages" in healed.text
 
 
-def test_a_second_break_in_the_same_turn_ends_it_with_facts(site: Site) -> None:
-    first = site.run("The first message")
-    word = site.script({"type": "lost_anchor"}, {"type": "lost_anchor", "even_unchained": True})
+@every_loss
+def test_a_heal_waits_for_nothing_spends_no_budget_and_answers_from_the_whole_chat(
+    site: Site, healed: Mapping[Loss, Record], loss: Loss
+) -> None:
+    record = healed[loss]
 
-    view = site.run(f"The second message {word}", chat=first.chat_id)
+    (heal,) = [event for event in record.events if isinstance(event, TurnRetry)]
+    assert (heal.reason, heal.delay_ms) == ("heal", 0)
+    assert site.spent(record.view.id) == 0
+    assert record.view.text.count("2 user messages") == 1
+    assert record.read().text == record.view.text
 
-    assert view.state is TurnState.FAILED
-    assert outcomes(view) == [AttemptOutcome.HEALED, AttemptOutcome.FAILED]
-    assert view.error is not None
-    assert view.error.status_code == 400
+
+@every_loss
+def test_a_second_loss_in_the_same_turn_ends_it_with_facts(
+    broken_twice: Mapping[Loss, Record], loss: Loss
+) -> None:
+    record = broken_twice[loss]
+
+    assert record.view.state is TurnState.FAILED
+    assert outcomes(record.view) == [AttemptOutcome.HEALED, AttemptOutcome.FAILED]
+    assert len(record.calls) == 2
+    assert record.view.error is not None
+    assert record.view.error.status_code == (None if loss.in_stream else loss.status)
+    assert record.view.error.detail
+    assert record.view.attempts[-1].facts is not None
+    assert record.view.attempts[-1].facts["gave_up"] == "terminal"
 
 
 def test_the_chain_goes_on_from_the_healed_answer(site: Site) -> None:
