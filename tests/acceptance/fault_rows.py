@@ -33,6 +33,13 @@ class Failed:
     kind: ErrorKind
     seen: bool
     """Whether a part of the answer was visible before."""
+    heals: bool = False
+    """What follows is the whole history, at once."""
+
+    @property
+    def outcome(self) -> AttemptOutcome:
+        """How the attempt ends where another follows."""
+        return AttemptOutcome.HEALED if self.heals else AttemptOutcome.RETRIED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +58,7 @@ class Ending:
     @property
     def tries(self) -> list[tuple[AttemptOutcome, str | None]]:
         """The outcome and the kind of each attempt."""
-        retried: list[tuple[AttemptOutcome, str | None]] = [
-            (AttemptOutcome.RETRIED, one.kind) for one in self.failed
-        ]
+        retried: list[tuple[AttemptOutcome, str | None]] = [(one.outcome, one.kind) for one in self.failed]
         if self.state is TurnState.FAILED:
             return [*retried[:-1], (AttemptOutcome.FAILED, self.failed[-1].kind)]
         return [*retried, *((AttemptOutcome.COMPLETED, None) for _ in self.said)]

@@ -276,7 +276,7 @@ def ready_made() -> Iterator[Row]:
     yield row("content-filter", ending=stays(unseen(ErrorKind.CONTENT_FILTER)))
     yield row("truncated", ending=stands("max_output_tokens", chunks=4))
     yield row("refused", ending=stands("content_filter", chunks=4), messages=stands("refusal", chunks=4))
-    yield row("lost-seal", ending=stays(unseen(ErrorKind.GENERIC)))
+    yield row("lost-seal", ending=passes(Failed(ErrorKind.GENERIC, seen=False, heals=True)))
     # A first turn has no anchor to lose.
     for name in ("lost-anchor", "slow", "drip"):
         yield row(name, ending=stands())

@@ -47,6 +47,8 @@ class Anchor(BaseModel):
     """The message of that turn up to which it stands for the history."""
     digest: str
     """A fingerprint of the history it stands for."""
+    terms: str = ""
+    """A fingerprint of what it keeps besides the history, and would not hear of again."""
     calls: tuple[str, ...] = ()
     """The tool calls that it ended with, and that wait for their results."""
     made_at: datetime
@@ -94,6 +96,8 @@ class Present:
     """Where the next call goes."""
     kept_for: timedelta | None
     """How long responses are kept there; None where they are not kept at all."""
+    terms: str
+    """What a chained call would silently inherit, as it is now."""
     health: Health
     """How chains have held there."""
     digest: str
@@ -118,6 +122,8 @@ def _objections(anchor: Anchor, present: Present) -> Iterator[str]:
         yield "the anchor is too old"
     if anchor.credential != present.credential:
         yield "another provider, key, address or model"
+    if anchor.terms != present.terms:
+        yield "other instructions, options or tools"
     if present.health.is_resting:
         yield "chains broke too often"
     if anchor.digest != present.digest:

@@ -29,12 +29,12 @@ class Database:
         self._engine = engine
 
     @classmethod
-    def at(cls, url: URL) -> Self:
+    def at(cls, url: URL, *, connections: int = POOL_SIZE) -> Self:
         """Prepare a pool; connections are made when they are needed."""
         # No overflow: its connections are closed after each use, and opening one takes longer than a turn's
         # transactions. No ping before use: a stale connection fails, and `surely` tries again with a fresh one.
         # No parameters in exceptions: they are what people said, and exceptions are logged.
-        return cls(create_async_engine(url, pool_size=POOL_SIZE, max_overflow=0, hide_parameters=True))
+        return cls(create_async_engine(url, pool_size=connections, max_overflow=0, hide_parameters=True))
 
     async def once(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run *work* in a transaction.  Raises what the driver raises when the database is away."""

@@ -39,6 +39,8 @@ from turnkeeper_worker.upkeep import Due, Held, Identity
 log = get_logger(__name__)
 
 REDIS_TIMEOUT_SECONDS = 5
+UPKEEP_CONNECTIONS = 3
+"""The heartbeat's, the rescue loop's and that of the call-offs."""
 RESTART_SECONDS = 1.0
 """How long a loop that crashed rests before it goes on."""
 
@@ -126,15 +128,18 @@ async def open_engine(settings: Settings, broker: Broker) -> AsyncIterator[Engin
     async with AsyncExitStack() as stack:
         database = Database.at(settings.database)
         stack.push_async_callback(database.close)
-        await database.once(upkeep.beat, me)
-        stack.push_async_callback(_sign_off, database, me.id)
+        # Hundreds of claims may wait for a connection; a heartbeat that waits behind them costs all their leases.
+        upkeep_database = Database.at(settings.database, connections=UPKEEP_CONNECTIONS)
+        stack.push_async_callback(upkeep_database.close)
+        await upkeep_database.once(upkeep.beat, me)
+        stack.push_async_callback(_sign_off, upkeep_database, me.id)
         redis = _open_redis(settings)
         stack.push_async_callback(_close_redis, redis)
         configs = settings.all_providers(os.environ)
         providers = open_providers(configs, os.environ)
         for provider in providers.values():
             stack.push_async_callback(provider.close)
-        engine = _assemble(settings, broker, me, database, redis, configs, providers, toolbox)
+        engine = _assemble(settings, broker, me, database, upkeep_database, redis, configs, providers, toolbox)
         stack.push_async_callback(engine.live.flush)
         tasks = [asyncio.create_task(_keep_going(loop)) for loop in engine.loops()]
         stack.push_async_callback(_end, tasks)
@@ -146,6 +151,7 @@ def _assemble(
     broker: Broker,
     me: Identity,
     database: Database,
+    upkeep_database: Database,
     redis: Redis,
     configs: Mapping[str, ProviderConfig],
     providers: Mapping[str, Provider],
@@ -159,24 +165,26 @@ def _assemble(
         ttl=timedelta(seconds=settings.events_ttl_seconds),
         max_events=settings.events_max,
     )
+
+    async def beat() -> list[Held]:
+        return await upkeep_database.once(upkeep.beat, me)
+
+    async def give_back(turn_id: UUID, epoch: int) -> None:
+        await rescuer.welcome(await upkeep_database.once(upkeep.give_back, turn_id, epoch))
+
+    leases = Leases(ttl=ttl, every=timedelta(seconds=settings.beat_seconds), beat=beat, give_back=give_back)
     rescuer = Rescuer(
-        database=database,
+        database=upkeep_database,
         live=live,
         ring=lambda due: asyncio.to_thread(broker.ring, due),
         queue_is_empty=lambda: asyncio.to_thread(broker.queue_is_empty),
+        holds=leases.turn_ids,
         providers=providers,
         lease_ttl=ttl,
         every=timedelta(seconds=settings.rescue_seconds),
         rng=rng,
     )
 
-    async def beat() -> list[Held]:
-        return await database.once(upkeep.beat, me)
-
-    async def give_back(turn_id: UUID, epoch: int) -> None:
-        await rescuer.welcome(await database.once(upkeep.give_back, turn_id, epoch))
-
-    leases = Leases(ttl=ttl, every=timedelta(seconds=settings.beat_seconds), beat=beat, give_back=give_back)
     runner = TurnRunner.build(
         worker_id=me.id,
         database=database,

@@ -102,6 +102,10 @@ class Leases:
     def __len__(self) -> int:
         return len(self._held)
 
+    def turn_ids(self) -> tuple[UUID, ...]:
+        """Return the turns that are here, those included that are only being claimed."""
+        return tuple(self._held)
+
     @contextmanager
     def hold(self, turn_id: UUID) -> Iterator[Lease | None]:
         """Register the current task as the runner of a turn; None where another task here runs it already."""

@@ -205,7 +205,12 @@ class ModelRunner:
 
 
 def _origin(attempt: Attempt, answer: Answer) -> Origin:
-    return Origin(credential=attempt.credential, response_id=answer.response_id, anchors=answer.can_anchor)
+    return Origin(
+        credential=attempt.credential,
+        response_id=answer.response_id,
+        anchors=answer.can_anchor,
+        terms=attempt.terms,
+    )
 
 
 def _ended_well(answer: Answer, speaker: Speaker) -> Ended:

@@ -3,8 +3,10 @@
 Runs inside the transaction that claims, heals or steps on, so that what is sent is what was true at that moment.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Connection
@@ -13,7 +15,7 @@ from turnkeeper.messages import Message
 from turnkeeper_worker import store
 from turnkeeper_worker.chain import Chained, Credential, FullReplay, Health, Plan, Present, plan
 from turnkeeper_worker.config import ProviderConfig
-from turnkeeper_worker.providers import Call, Running
+from turnkeeper_worker.providers import Call, Running, ToolSpec
 from turnkeeper_worker.replay import Reader, Said, readable_by, repair
 from turnkeeper_worker.store import Claimed
 from turnkeeper_worker.tools import Toolbox
@@ -29,6 +31,8 @@ class Attempt:
     turn: Claimed
     call: Call
     credential: Credential
+    terms: str = ""
+    """What the response keeps besides the history; see `Anchor.terms`."""
     health: Health = field(default_factory=Health)
     """How chains had held when the attempt was planned."""
     obstacle: str | None = None
@@ -87,10 +91,14 @@ class Planner:
         return Attempt(turn=turn, call=call, credential=credential)
 
     def _ask(self, connection: Connection, turn: Claimed, credential: Credential) -> Attempt:
+        """Ask for a response, with the anchor or the whole history."""
         config = self.config(turn) or _UNKNOWN
-        health, planned, said = self._plan(connection, turn, credential, config.keeps_responses_for)
+        tools = self.toolbox.specs(turn.tools)
+        terms = _terms(turn, tools) if config.threads else ""
+        health = self._health(connection, turn, credential, config)
+        planned, said = self._plan(connection, turn, credential, config.keeps_responses_for, terms, health)
         anchor = planned.anchor if isinstance(planned, Chained) else None
-        # What healed a chain must not fail for another thing that the provider has forgotten the key of.
+        # What healed a chain must not fail for another thing that the provider has lost the key of.
         reader = Reader(turn.provider, None if turn.healed else credential.seal)
         history = repair(readable_by(said, reader), answered=anchor.calls if anchor else ())
         call = Call(
@@ -100,31 +108,46 @@ class Planner:
             previous_response_id=anchor.response_id if anchor else None,
             instructions=turn.instructions,
             options=turn.options,
-            tools=self.toolbox.specs(turn.tools),
+            tools=tools,
             background=config.background if turn.background is None else turn.background,
+            may_chain=not (turn.healed or health.is_resting),
             continues=_ends_paused(turn, history),
         )
-        return Attempt(turn=turn, call=call, credential=credential, health=health)
+        return Attempt(turn=turn, call=call, credential=credential, terms=terms, health=health)
+
+    def _health(
+        self, connection: Connection, turn: Claimed, credential: Credential, config: ProviderConfig
+    ) -> Health:
+        """Tell how chains have held; it matters where one may be continued, and where one is opened."""
+        matters = config.threads or (turn.anchor is not None and turn.anchor.credential == credential)
+        return store.chain_health_of(connection, credential) if matters else Health()
 
     def _plan(
-        self, connection: Connection, turn: Claimed, credential: Credential, kept_for: timedelta | None
-    ) -> tuple[Health, Plan, Sequence[Said]]:
+        self,
+        connection: Connection,
+        turn: Claimed,
+        credential: Credential,
+        kept_for: timedelta | None,
+        terms: str,
+        health: Health,
+    ) -> tuple[Plan, Sequence[Said]]:
         anchor = turn.anchor
         if anchor is None or kept_for is None or anchor.credential != credential:
             # Nothing that the database could tell would make a chain of it.
-            return Health(), FullReplay("no anchor here"), store.load(connection, turn)
+            return FullReplay("no anchor here"), store.load(connection, turn)
         through = (anchor.seq, anchor.position)
         news = store.load(connection, turn, after=through)
         present = Present(
             credential=credential,
             kept_for=kept_for,
-            health=store.chain_health_of(connection, credential),
+            terms=terms,
+            health=health,
             digest=store.fingerprint(connection, turn.chat_id, through=through),
             news=tuple(one.message for one in news),
             now=datetime.now(UTC),
         )
         planned = plan(anchor, present)
-        return present.health, planned, news if isinstance(planned, Chained) else store.load(connection, turn)
+        return planned, news if isinstance(planned, Chained) else store.load(connection, turn)
 
     def _obstacle(self, turn: Claimed) -> str | None:
         name, config = turn.provider, self.config(turn)
@@ -141,6 +164,11 @@ class Planner:
 
 def _request_id(turn: Claimed) -> str:
     return f"{turn.id}/{turn.step}.{turn.attempt}"
+
+
+def _terms(turn: Claimed, tools: Sequence[ToolSpec]) -> str:
+    asked = {"instructions": turn.instructions, "options": turn.options, "tools": [asdict(tool) for tool in tools]}
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _ends_paused(turn: Claimed, history: Sequence[Message]) -> bool:

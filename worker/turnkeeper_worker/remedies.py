@@ -100,7 +100,7 @@ class Remedies:
 
     def _store_heal(self, connection: Connection, turn: Claimed, ended: Ended, broken: Attempt | None) -> Attempt:
         config = self.planner.config(turn)
-        if broken is not None and broken.call.is_chained and config is not None:
+        if broken is not None and config is not None:
             store.chain_broke(
                 connection,
                 broken.credential,

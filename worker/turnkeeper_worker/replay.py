@@ -123,7 +123,7 @@ def repair(history: Sequence[Message], *, answered: Iterable[str] = ()) -> tuple
         answered: Ids of calls before this history whose results may come in it.
     """
     calls = tuple(answered)
-    pairing = _Pairing(open_calls=dict(zip(calls, calls, strict=True)), seen_ids=set(calls))
+    pairing = _Pairing(open_calls=dict(zip(calls, calls, strict=True)), seen_ids=set(map(_plain, calls)))
     for message in history:
         pairing.take(message)
     return pairing.finish()
@@ -134,6 +134,7 @@ class _Pairing:
     open_calls: dict[str, str]
     """Calls without a result: their id → the id under which they are sent."""
     seen_ids: set[str] = field(default_factory=set)
+    """In the form in which the strictest API is told of them, where two that differ may become one."""
     results: list[ToolResult] = field(default_factory=list)
     heard: list[Message] = field(default_factory=list)
     """What the user said besides the results, until the model speaks again."""
@@ -175,15 +176,15 @@ class _Pairing:
         if part.call_id in self.open_calls:
             return None
         sent_as = self._unused(part.call_id)
-        self.seen_ids.add(sent_as)
+        self.seen_ids.add(_plain(sent_as))
         self.open_calls[part.call_id] = sent_as
         return part if sent_as == part.call_id else part.model_copy(update={"call_id": sent_as})
 
     def _unused(self, call_id: str) -> str:
         """Return *call_id*, or a new name for it: some servers count their calls from 0 in every answer."""
-        if call_id not in self.seen_ids:
+        if _plain(call_id) not in self.seen_ids:
             return call_id
-        names = (plain_name(f"{call_id}_{number}", MAX_CALL_ID_CHARS) for number in count(2))
+        names = (_plain(f"{call_id}_{number}") for number in count(2))
         return next(name for name in names if name not in self.seen_ids)
 
     def _answered(self, part: Part) -> ToolResult | None:
@@ -198,6 +199,10 @@ class _Pairing:
         )
         self.open_calls.clear()
         return missing
+
+
+def _plain(call_id: str) -> str:
+    return plain_name(call_id, MAX_CALL_ID_CHARS)
 
 
 def _says_something(part: Part) -> bool:

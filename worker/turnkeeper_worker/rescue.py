@@ -7,9 +7,10 @@ once; rows that another one is at are skipped.
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 from turnkeeper.events import TurnCancelled, TurnFailed, TurnRetry
 from turnkeeper.states import TurnState
@@ -44,6 +45,8 @@ class Rescuer:
     live: Live
     ring: Ring
     queue_is_empty: QueueIsEmpty
+    holds: Callable[[], Sequence[UUID]]
+    """The turns that this worker was told of already, and has not got to yet."""
     providers: Mapping[str, Provider]
     lease_ttl: timedelta
     every: timedelta
@@ -88,7 +91,7 @@ class Rescuer:
         """Ring for due turns of which the broker does not know."""
         is_empty = await self.queue_is_empty()
         age = FORGOTTEN_AFTER_WITH_EMPTY_QUEUE if is_empty else FORGOTTEN_AFTER
-        due = await self.database.once(upkeep.take_due, forgotten_after=age)
+        due = await self.database.once(upkeep.take_due, forgotten_after=age, besides=self.holds())
         if due:
             log.info("rescue.rings", turns=len(due))
             try:

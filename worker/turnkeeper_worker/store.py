@@ -304,6 +304,8 @@ class Origin:
     response_id: str | None
     anchors: bool
     """Whether the response is kept there and may be continued from."""
+    terms: str = ""
+    """What is kept with it; see `Anchor.terms`."""
 
 
 def complete(
@@ -374,6 +376,7 @@ def _anchor(
         seq=through[0],
         position=through[1],
         digest=fingerprint(connection, turn.chat_id, through=through),
+        terms=origin.terms,
         calls=tuple(part.call_id for message in said for part in message.parts if isinstance(part, ToolCall)),
         made_at=datetime.now(UTC),
     )

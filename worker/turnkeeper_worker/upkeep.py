@@ -174,18 +174,21 @@ class Due:
     attempts: int
 
 
-def take_due(connection: Connection, *, forgotten_after: timedelta, limit: int = BATCH) -> list[Due]:
+def take_due(
+    connection: Connection, *, forgotten_after: timedelta, besides: Sequence[UUID] = (), limit: int = BATCH
+) -> list[Due]:
     """Take up the turns that are due and of which the broker does not know, or knew too long ago.
 
     Args:
         connection: An open transaction.
         forgotten_after: How long ago a ring must be to count as lost.
+        besides: Turns that are not forgotten, whatever the broker knows.
         limit: How many to take.
     """
     is_unheard = or_(turns.c.rung_at.is_(None), turns.c.rung_at < func.now() - forgotten_after)
     due = (
         select(turns.c.id)
-        .where(turns.c.available_at <= func.now(), is_unheard)
+        .where(turns.c.available_at <= func.now(), is_unheard, turns.c.id.not_in(besides))
         .order_by(turns.c.available_at)
         .limit(limit)
         .with_for_update(skip_locked=True)

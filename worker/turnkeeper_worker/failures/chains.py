@@ -1,8 +1,9 @@
 """Broken chains: what the request relied on, and the provider once gave us, is not known there any more.
 
 Recognised by structure, because every release brings new sentences: the request was chained, the status is one
-that refuses a request, and a code or the text speaks of the anchor, of stored items, or of history. Sealed reasoning
-that its maker cannot open is the same, chained or not: without the seals the history is accepted.
+that refuses a request, and a code or the text speaks of the anchor, of stored items, or of history. Sealed
+reasoning that its maker cannot open is the same, chained or not: without the seals the history is accepted. So is
+a thread that may not be opened: without it the request is.
 """
 
 from http import HTTPStatus
@@ -24,7 +25,8 @@ _WRITTEN = """
 CODES = frozenset(map(fold, _WRITTEN.split()))
 """Folded codes that speak of an anchor, of OpenAI's stored responses and of Anthropic's threads."""
 
-SEAL_CODES = frozenset({fold("invalid_encrypted_content")})
+UNCHAINED_CODES = frozenset({fold("invalid_encrypted_content"), fold("thread_unsupported_request")})
+"""Those of them that a request meets without an anchor: by a seal, or by asking for a thread at all."""
 SEAL_BROKEN = phrases(
     """
     different azure openai resource | encrypted content … could not be verified | could not decrypt
@@ -51,7 +53,7 @@ def judge(evidence: Evidence) -> Verdict | None:
     """Judge whether the chain is broken; None where the request failed for another reason."""
     if evidence.decisive_status not in _REFUSALS:
         return None
-    seen = _loss(evidence) if evidence.failure.chained else _broken_seal(evidence)
+    seen = _loss(evidence) if evidence.failure.chained else _unchained_loss(evidence)
     if seen is None:
         return None
     return Verdict(
@@ -68,8 +70,8 @@ def _loss(evidence: Evidence) -> str | None:
     return _code(evidence, CODES) or first_found(evidence.text, ANCHOR_LOST) or _absence(evidence)
 
 
-def _broken_seal(evidence: Evidence) -> str | None:
-    return _code(evidence, SEAL_CODES) or first_found(evidence.text, SEAL_BROKEN)
+def _unchained_loss(evidence: Evidence) -> str | None:
+    return _code(evidence, UNCHAINED_CODES) or first_found(evidence.text, SEAL_BROKEN)
 
 
 def _code(evidence: Evidence, codes: frozenset[str]) -> str | None:

@@ -44,8 +44,8 @@ _NAMED_RESET = re.compile(
     rf"[^\n]{{0,80}}?\b(?:ErrorCodes\.)?|NGHTTP2_)(?P<name>{_NAMES})\b"
 )
 _RECEIVED = re.compile(rf"\b(?P<name>{_NAMES});\ received\ from\ peer", re.IGNORECASE)
-_NUMBERED_RESET = re.compile(r"<StreamReset\b[^>]{0,80}?\berror_code:(?P<number>\d{1,3})\b")
-_NUMBER = re.compile(r"[0-9]{1,3}")
+_NUMBERED_RESET = re.compile(r"<StreamReset\b[^>]{0,80}?\berror_code:(?P<number>\d{1,10})\b")
+_NUMBER = re.compile(r"[0-9]{1,10}")
 _OURS = re.compile(r"remote_reset:\s?False|\blocal\b", re.IGNORECASE)
 _THEIRS = re.compile(r"remote_reset:\s?True|received from peer", re.IGNORECASE)
 

@@ -51,6 +51,8 @@ class Call:
     """Let the provider go on whatever becomes of our connection."""
     running: Running | None = None
     """The background response to come back to, instead of asking for another."""
+    may_chain: bool = True
+    """Whether a later call may continue from this one; if not, no thread is opened for it."""
     continues: bool = False
     """The last message of the history is an assistant's that was paused; the model goes on with it."""
 
