@@ -87,6 +87,12 @@ class EventStream(ABC):
             self.response_id = storable(response_id)
             self.listener.started(self.response_id)
 
+    def _counted(self, usage: dict[str, int] | None) -> None:
+        """Note what the response has cost so far; None says nothing about it."""
+        if usage and usage != self.usage:
+            self.usage = usage
+            self.listener.counted(usage)
+
     def _said(self, kind: PartKind, piece: str) -> None:
         if piece:
             self.is_visible = self.is_visible or kind in {"text", "refusal"}
@@ -107,7 +113,7 @@ class EventStream(ABC):
         if not (_says_something(parts) or (finish == "pause_turn" and parts)):
             return self.failed(why, Signal.EMPTY_OUTPUT)
         calls_tools = any(isinstance(part, ToolCall) for part in parts)
-        if finish in {"stop", "tool_calls"}:
+        if finish in _WHOLE:
             # Servers disagree on how to call the end of an answer that asks for tools; the parts do not.
             finish = "tool_calls" if calls_tools else "stop"
         return Answer(
@@ -116,8 +122,8 @@ class EventStream(ABC):
             model=self.model,
             usage=self.usage,
             finish=finish,
-            # An incomplete response, or one whose tool calls are still open, leads a chain astray.
-            can_anchor=stored and finish == "stop" and self.response_id is not None,
+            # An incomplete response leads a chain astray; open calls do not where the next request answers them.
+            can_anchor=stored and finish in _WHOLE and self.response_id is not None,
         )
 
 
