@@ -49,6 +49,8 @@ class Situation(StrEnum):
     """The provider refused the history that we sent, which no setting and no payment can mend."""
     CHAIN_LOST = "chain_lost"
     """The provider no longer holds the response that the request continued from."""
+    RESPONSE_GONE = "response_gone"
+    """The provider no longer holds the response that it was working on."""
     POISON = "poison"
     """Worker after worker died while it ran the turn."""
     UNKNOWN_PROVIDER = "unknown_provider"
@@ -173,6 +175,9 @@ SITUATIONS: dict[Situation, str] = {
     Situation.REPLAY: (
         "{provider} refused the history of this conversation; settings and billing are not the cause. "
         "Continue in a new chat."
+    ),
+    Situation.RESPONSE_GONE: (
+        "{provider} lost the answer before it was complete. Resend the message to start over."
     ),
     Situation.POISON: "Every worker that took this turn died of it. Tell an administrator.",
     Situation.UNKNOWN_PROVIDER: "No provider {provider} is configured. Choose another model.",

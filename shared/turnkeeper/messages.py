@@ -1,8 +1,12 @@
-"""The normal form of what is said in a chat: messages of parts, whatever provider they came from."""
+"""The normal form of what is said in a chat: messages of parts, whatever provider they came from.
 
-from typing import Annotated, Literal, TypeAlias
+Each part takes the fields that it knows and no other, so that a producer hears of a mistake. What is read back,
+from the database or from an event, may have been written by a later release: what that one added is left out.
+"""
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from typing import Annotated, Literal, TypeAlias, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 
 Role = Literal["user", "assistant"]
 
@@ -11,11 +15,28 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Citation(BaseModel):
+    """A page that words rest on, as their provider says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: str
+    title: str | None = None
+    quote: str | None = None
+    """What the page says there."""
+    start: int | None = None
+    """The first of the words that rest on the page, as the index of a character in the part's text."""
+    end: int | None = None
+    """The index of the first character after them; given together with `start`, or neither."""
+
+
 class Text(_Part):
     """Words, of either side."""
 
     type: Literal["text"] = "text"
     text: str
+    # Not written where there are none: the same words keep the digest that they always had.
+    citations: tuple[Citation, ...] = Field(default=(), exclude_if=lambda cited: not cited)
 
 
 class Image(_Part):
@@ -96,16 +117,35 @@ class Refusal(_Part):
 Part: TypeAlias = Annotated[
     Text | Image | Reasoning | ToolCall | ToolResult | WebSearch | Refusal, Field(discriminator="type")
 ]
-Parts: TypeAdapter[tuple[Part, ...]] = TypeAdapter(tuple[Part, ...])
+_strict_parts: TypeAdapter[tuple[Part, ...]] = TypeAdapter(tuple[Part, ...])
+_TYPES = frozenset(one.model_fields["type"].default for one in get_args(get_args(Part)[0]))
+
+
+def _read_back(parts: object) -> object:
+    """Read parts without what a later release has added to them, be it a field or a type of part."""
+    if not isinstance(parts, list | tuple):
+        return parts
+    known = [one for one in parts if not _is_of_later_type(one)]
+    return _strict_parts.validate_python(known, extra="ignore")
+
+
+def _is_of_later_type(part: object) -> bool:
+    return isinstance(part, dict) and isinstance(kind := part.get("type"), str) and kind not in _TYPES
+
+
+_StoredParts: TypeAlias = Annotated[tuple[Part, ...], BeforeValidator(_read_back)]
+
+Parts: TypeAdapter[tuple[Part, ...]] = TypeAdapter(_StoredParts)
+"""Writes parts down, and reads them back."""
 
 
 class Message(BaseModel):
     """One side's contribution."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     role: Role
-    parts: tuple[Part, ...]
+    parts: _StoredParts
 
     @property
     def text(self) -> str:

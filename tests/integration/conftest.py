@@ -3,11 +3,11 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from uuid import UUID, uuid4
 
@@ -18,18 +18,22 @@ from turnkeeper import turns
 from turnkeeper.client import AsyncTurnkeeper, Turnkeeper
 from turnkeeper.errors import ChatError, ErrorKind
 from turnkeeper.events import Event
-from turnkeeper.messages import Message, Text
+from turnkeeper.messages import Message, Part, Text, ToolCall, ToolResult
 from turnkeeper.requests import TurnRequest
 from turnkeeper.states import AttemptOutcome, TurnState
 from turnkeeper.tables import attempts as attempts_table
+from turnkeeper.tables import chain_health as chain_health_table
 from turnkeeper.tables import chats as chats_table
 from turnkeeper.tables import messages as messages_table
+from turnkeeper.tables import tool_runs as tool_runs_table
 from turnkeeper.tables import turns as turns_table
 from turnkeeper.tables import workers as workers_table
 from turnkeeper.turns import Enqueued
 from turnkeeper_ops.services.redis import Redis
-from turnkeeper_worker import store, upkeep
+from turnkeeper_worker import ledger, store, upkeep
 from turnkeeper_worker.chain import Credential
+from turnkeeper_worker.checkpoint import Checkpoint
+from turnkeeper_worker.ledger import Run
 from turnkeeper_worker.store import Claimed, Ended, Origin
 from turnkeeper_worker.upkeep import Held, Identity
 
@@ -41,8 +45,12 @@ ERROR = ChatError(kind=ErrorKind.OVERLOADED, message="OpenAI is short of capacit
 HERE = Credential(provider="openai", base_url="https://api.openai.com/v1", key="abc", model="m")
 
 
-def said(words: str) -> tuple[Message, ...]:
-    return (Message(role="assistant", parts=(Text(text=words),)),)
+def said(words: str, *more: Part) -> tuple[Message, ...]:
+    return (Message(role="assistant", parts=(Text(text=words), *more)),)
+
+
+def heard(*results: ToolResult) -> tuple[Message, ...]:
+    return (Message(role="user", parts=results),)
 
 
 @dataclass(frozen=True)
@@ -74,17 +82,54 @@ class Stage:
             Connection.execute, update(workers_table).values(heartbeat_at=beat).where(_is(workers_table, worker))
         )
 
-    def claim(self, turn_id: UUID, worker: UUID | None = None) -> Claimed:
-        """Claim a turn and begin its attempt, as a delivery does."""
+    def take(self, turn_id: UUID, worker: UUID | None = None) -> Claimed:
+        """Claim a turn, and begin nothing yet."""
         claimed = self.do(store.claim, turn_id, worker or self.worker())
         assert isinstance(claimed, Claimed), claimed
+        return claimed
+
+    def claim(self, turn_id: UUID, worker: UUID | None = None) -> Claimed:
+        """Claim a turn and begin its attempt, as a delivery does."""
+        claimed = self.take(turn_id, worker)
         self.do(store.begin, claimed, model="m", chained=claimed.anchor is not None)
         return claimed
 
-    def complete(self, turn: Claimed, words: str = "Hi", *, response_id: str | None = "resp_1") -> store.Settled:
-        ended = Ended(outcome=AttemptOutcome.COMPLETED, response_id=response_id, usage={"input_tokens": 3})
-        origin = Origin(credential=HERE, response_id=response_id, anchors=True)
-        return self.do(store.complete, turn, ended, said(words), origin)
+    def complete(
+        self, turn: Claimed, words: str = "Hi", *more: Part, response_id: str | None = "resp_1"
+    ) -> store.Settled:
+        return self.do(store.complete, turn, *answered(words, *more, response_id=response_id))
+
+    def complete_step(
+        self,
+        turn: Claimed,
+        words: str = "Hm",
+        *more: Part,
+        response_id: str | None = "resp_1",
+        runs_tools: bool = False,
+    ) -> Claimed:
+        """Store the answer of a step, after which the turn goes on."""
+        answer = answered(words, *more, response_id=response_id)
+        following, _ = self.do(store.complete_step, turn, *answer, runs_tools=runs_tools)
+        return following
+
+    def call_tools(self, turn: Claimed, *calls: ToolCall, idempotent: bool = True) -> Claimed:
+        """Store an answer that calls tools, and enter their runs."""
+        turn = self.complete_step(turn, "Hm", *calls, runs_tools=True)
+        runs = [Run(call=one, number=number, idempotent=idempotent) for number, one in enumerate(calls, start=1)]
+        self.do(ledger.open_runs, turn, runs)
+        return turn
+
+    def tell(self, turn: Claimed, *results: ToolResult) -> Claimed:
+        """Store the results of tools, and number the next step."""
+        self.do(store.store_messages, turn, heard(*results))
+        return self.do(store.next_step, turn)
+
+    def keep(self, turn: Claimed, **fields: Any) -> Checkpoint:
+        """Write down that a background response of the turn is under way."""
+        usual = {"response_id": "resp_9", "credential": HERE, "began_at": datetime.now(UTC), "cursor": 7}
+        checkpoint = Checkpoint(**(usual | fields))
+        self.do(store.keep, turn, checkpoint)
+        return checkpoint
 
     def fail(self, turn: Claimed) -> store.Settled:
         return self.do(store.fail, turn, Ended(outcome=AttemptOutcome.FAILED, error=ERROR))
@@ -130,6 +175,12 @@ class Stage:
             query = select(attempts_table).where(attempts_table.c.turn_id == turn_id).order_by(*order)
             return list(connection.execute(query).mappings())
 
+    def tool_runs(self, turn_id: UUID) -> list[RowMapping]:
+        order = (tool_runs_table.c.step, tool_runs_table.c.number)
+        with self.engine.connect() as connection:
+            query = select(tool_runs_table).where(tool_runs_table.c.turn_id == turn_id).order_by(*order)
+            return list(connection.execute(query).mappings())
+
     def texts(self, turn_id: UUID) -> list[tuple[str, str]]:
         """Return who said what in a turn."""
         with self.engine.connect() as connection:
@@ -147,7 +198,14 @@ class Stage:
     def dump(self) -> str:
         """Return everything that is stored, to see that nothing changed."""
         with self.engine.connect() as connection:
-            tables = (chats_table, turns_table, messages_table, attempts_table)
+            tables = (
+                chats_table,
+                turns_table,
+                messages_table,
+                attempts_table,
+                tool_runs_table,
+                chain_health_table,
+            )
             rows = [list(map(tuple, connection.execute(select(table).order_by(*table.c[:2])))) for table in tables]
         return json.dumps(rows, default=str)
 
@@ -166,6 +224,15 @@ class Stage:
     def _one(self, table: Table, identifier: UUID) -> RowMapping:
         with self.engine.connect() as connection:
             return connection.execute(select(table).where(_is(table, identifier))).mappings().one()
+
+
+def answered(words: str, *more: Part, response_id: str | None) -> tuple[Ended, Sequence[Message], Origin]:
+    """Return how an attempt ended well, what it said, and where that came from."""
+    return (
+        Ended(outcome=AttemptOutcome.COMPLETED, response_id=response_id, usage={"input_tokens": 3}),
+        said(words, *more),
+        Origin(credential=HERE, response_id=response_id, anchors=True),
+    )
 
 
 def _is(table: Table, identifier: UUID) -> Any:

@@ -4,10 +4,10 @@ import asyncio
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 from uuid import uuid4
 
 import httpx
@@ -18,7 +18,16 @@ from turnkeeper.events import PartKind
 from turnkeeper.messages import Message, Part, Reasoning, Text, ToolCall, ToolResult, WebSearch
 from turnkeeper_worker.config import ApiName, ProviderConfig
 from turnkeeper_worker.failures import Signal, classify
-from turnkeeper_worker.providers import Answer, Call, Failed, Provider, Result, open_providers
+from turnkeeper_worker.providers import (
+    Answer,
+    Call,
+    Failed,
+    Provider,
+    Result,
+    Running,
+    ToolSpec,
+    open_providers,
+)
 from turnkeeper_worker.replay import Reader, Said, readable_by, repair
 
 KEY = "sk-simulator"
@@ -28,6 +37,7 @@ DEADLINE_SECONDS = 20.0
 
 Step = dict[str, Any]
 Ask = Callable[..., Awaitable[Result]]
+Make = Callable[..., Awaitable[Result]]
 
 
 @dataclass
@@ -36,12 +46,19 @@ class Heard:
 
     begun: list[str] = field(default_factory=list)
     pieces: list[tuple[PartKind, str]] = field(default_factory=list)
+    counts: list[dict[str, int]] = field(default_factory=list)
 
     def started(self, response_id: str) -> None:
         self.begun.append(response_id)
 
     def said(self, kind: PartKind, text: str) -> None:
         self.pieces.append((kind, text))
+
+    def counted(self, usage: dict[str, int]) -> None:
+        self.counts.append(usage)
+
+    async def reached(self, running: Running) -> None:
+        raise AssertionError(f"no response goes on without us: {running}")
 
     def text(self, kind: PartKind) -> str:
         return "".join(text for said, text in self.pieces if said == kind)
@@ -92,7 +109,21 @@ async def connect(url: str, api: ApiName) -> AsyncIterator[Callable[..., Provide
 
 
 @pytest.fixture
-def ask(connect: Callable[..., Provider], url: str) -> Ask:
+def make(connect: Callable[..., Provider]) -> Make:
+    """Return a function that makes one call with a history, and returns what the provider made of it."""
+
+    async def make(
+        *history: Message, heard: Heard | None = None, config: Mapping[str, Any] | None = None, **fields: Any
+    ) -> Result:
+        call = Call(**{"request_id": f"{uuid4()}/1.1", "model": "sim-1", "history": history} | fields)
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            return await connect(**(config or {})).call(call, heard or Heard())
+
+    return make
+
+
+@pytest.fixture
+def ask(make: Make, url: str) -> Ask:
     """Return a function that lets the simulator take *steps* and returns what the provider made of it."""
 
     async def ask(
@@ -100,15 +131,8 @@ def ask(connect: Callable[..., Provider], url: str) -> Ask:
     ) -> Result:
         text = f"Tell me of rivers {teach(url, *steps)}".strip()
         options = config.pop("options", {})
-        call = Call(
-            request_id=f"{uuid4()}/1.1",
-            model="sim-1",
-            history=repair([*history, Message(role="user", parts=(Text(text=text),))]),
-            instructions="Be kind.",
-            options=options,
-        )
-        async with asyncio.timeout(DEADLINE_SECONDS):
-            return await connect(**config).call(call, heard or Heard())
+        said = repair([*history, Message(role="user", parts=(Text(text=text),))])
+        return await make(*said, heard=heard, config=config, instructions="Be kind.", options=options)
 
     return ask
 
@@ -138,6 +162,7 @@ class TestAnswers:
         assert said.usage is not None
         assert said.usage["input_tokens"] > 0
         assert said.usage["output_tokens"] > 0
+        assert heard.counts[-1] == said.usage
         assert said.can_anchor is (api == "openai-responses")
 
     async def test_an_answer_may_come_byte_by_byte(self, ask: Ask) -> None:
@@ -370,3 +395,199 @@ async def test_its_own_thoughts_searches_and_calls_are_taken_back(ask: Ask, api:
     second = answer(await ask(history=(asked, *first.messages, result), options=options))
 
     assert "Tell me of rivers" in second.messages[0].text
+
+
+def user(*said: str | Part) -> Message:
+    return Message(role="user", parts=tuple(Text(text=one) if isinstance(one, str) else one for one in said))
+
+
+LOOK = ToolSpec(
+    name="look",
+    description="Look there.",
+    parameters={"type": "object", "properties": {"at": {"type": "integer"}}},
+)
+
+
+class TestTools:
+    async def test_results_are_taken_whatever_they_say(self, make: Make, url: str) -> None:
+        calls = [{"name": "look", "arguments": {"at": n}, "call_id": f"call_{n}"} for n in range(4)]
+        asked = user(f"Hello {teach(url, {'type': 'answer', 'calls': calls})}")
+        results = user(
+            ToolResult(call_id="call_0", output=""),
+            ToolResult(call_id="call_1", output="", is_error=True),
+            ToolResult(call_id="call_2", output="no such city", is_error=True),
+            ToolResult(call_id="call_3", output="Köln ☀\n" * 50_000),
+        )
+
+        first = answer(await make(asked, tools=(LOOK,)))
+        second = answer(await make(asked, *first.messages, results, user("And?"), tools=(LOOK,)))
+
+        assert first.finish == "tool_calls"
+        assert "And?" in second.messages[0].text
+
+
+class TestNovelties:
+    async def test_what_a_later_version_of_the_api_adds_changes_nothing(self, ask: Ask) -> None:
+        step = {
+            "type": "answer",
+            "text": "Rivers are wide.",
+            "reasoning": "Hm",
+            "calls": [{"name": "look", "arguments": {"at": 1}, "call_id": "call_1"}],
+        }
+        plain, novel = Heard(), Heard()
+
+        expected = answer(await ask(step, heard=plain))
+        said = answer(await ask(step | {"novel": True}, heard=novel))
+
+        assert said.messages[0].text == expected.messages[0].text
+        assert list(map(type, said.messages[0].parts)) == list(map(type, expected.messages[0].parts))
+        assert (said.finish, said.usage) == (expected.finish, expected.usage)
+        assert novel.pieces == plain.pieces
+
+
+@pytest.mark.parametrize("api", ["anthropic-messages"], indirect=True)
+class TestThreads:
+    """Anthropic keeps the conversation, and only what is new is sent."""
+
+    CONFIG: ClassVar = {"threads": True}
+
+    async def begin(self, make: Make, *said: str, **call: Any) -> Answer:
+        return answer(await make(user(*said), config=self.CONFIG, **call))
+
+    async def go_on(self, make: Make, after: str | None, *said: str | Part, **call: Any) -> Result:
+        return await make(user(*said), config=self.CONFIG, previous_response_id=after, **call)
+
+    async def test_a_thread_knows_what_was_said_before(self, make: Make) -> None:
+        fields = {"instructions": "Be kind.", "tools": (LOOK,)}
+        first = await self.begin(make, "Hello", **fields)
+
+        second = answer(await self.go_on(make, first.response_id, "And rivers?", **fields))
+        third = answer(await self.go_on(make, second.response_id, "And lakes?", **fields))
+
+        assert first.can_anchor
+        assert "3 user messages" in third.messages[0].text
+
+    async def test_a_thread_takes_the_results_of_the_calls_that_it_ended_with(self, make: Make, url: str) -> None:
+        call = {"name": "look", "arguments": {"at": 1}, "call_id": "toolu_1"}
+        word = teach(url, {"type": "answer", "calls": [call]}, {"type": "answer"})
+        result = ToolResult(call_id="toolu_1", output="sunny")
+        turn = uuid4()
+
+        first = await self.begin(make, f"Hello {word}", tools=(LOOK,), request_id=f"{turn}/1.1")
+        second = answer(await self.go_on(make, first.response_id, result, request_id=f"{turn}/2.1"))
+
+        assert (first.finish, first.can_anchor) == ("tool_calls", True)
+        assert (second.finish, second.can_anchor) == ("stop", True)
+
+    async def test_a_chat_that_another_provider_began_may_become_a_thread(self, make: Make) -> None:
+        history = [
+            Said(user("Hello")),
+            Said(Message(role="assistant", parts=(*SEALED, Text(text="Hi"))), "theirs"),
+        ]
+        before = readable_by(history, Reader("ours", "seal"))
+
+        first = answer(await make(*before, user("Rivers?"), config=self.CONFIG))
+        second = answer(await self.go_on(make, first.response_id, "And lakes?"))
+
+        assert "3 user messages" in second.messages[0].text
+
+    @pytest.mark.parametrize(
+        "code",
+        [
+            "thread_not_found",
+            "thread_fingerprint_mismatch",
+            "thread_already_continued",
+            "thread_continue_in_flight",
+            "thread_unsupported_request",
+        ],
+    )
+    async def test_a_thread_that_cannot_be_continued_is_a_broken_chain(
+        self, make: Make, url: str, code: str
+    ) -> None:
+        first = await self.begin(make, "Hello")
+        word = teach(url, {"type": "lost_anchor", "spelling": code})
+
+        result = failed(await self.go_on(make, first.response_id, f"And? {word}"))
+
+        assert code.encode() in result.failure.body
+        assert classify(result.failure, now=NOW).chain_broken
+
+    async def test_an_answer_is_continued_once(self, make: Make) -> None:
+        first = await self.begin(make, "Hello")
+        answer(await self.go_on(make, first.response_id, "And?"))
+
+        result = failed(await self.go_on(make, first.response_id, "Or?"))
+
+        assert classify(result.failure, now=NOW).chain_broken
+
+    async def test_a_message_that_is_not_known_is_continued_by_nobody(self, make: Make) -> None:
+        result = failed(await self.go_on(make, "msg_gone", "And?"))
+
+        assert classify(result.failure, now=NOW).chain_broken
+
+    async def test_what_threads_cannot_do_breaks_the_chain(self, make: Make) -> None:
+        first = await self.begin(make, "Hello")
+        options = {"context_management": {"edits": []}}
+
+        result = failed(await self.go_on(make, first.response_id, "And?", options=options))
+
+        assert classify(result.failure, now=NOW).chain_broken
+
+
+SEARCH_TOOL = {"type": "web_search_20250305", "name": "web_search"}
+
+
+@pytest.mark.parametrize("api", ["anthropic-messages"], indirect=True)
+class TestPauses:
+    """Anthropic pauses in a long answer, and goes on with it when it comes back as it was."""
+
+    async def paused(self, make: Make, url: str, *steps: Step) -> tuple[tuple[Message, ...], list[Answer]]:
+        """Go on until the answer is whole; return the history, and the answers in the order of their pauses."""
+        turn, history = uuid4(), (user(f"Rivers? {teach(url, *steps)}"),)
+        answers: list[Answer] = []
+        for attempt in range(1, len(steps) + 1):
+            said = answer(
+                await make(
+                    *history,
+                    request_id=f"{turn}/{attempt}.1",
+                    continues=bool(answers),
+                    options={"tools": [SEARCH_TOOL]},
+                )
+            )
+            answers.append(said)
+            history = (*history, *said.messages)
+        return history, answers
+
+    async def test_an_answer_goes_on_after_its_words(self, make: Make, url: str) -> None:
+        steps = [{"type": "incomplete", "reason": "pause_turn", "text": "Rivers are"}, {"type": "answer"}]
+
+        _, (first, second) = await self.paused(make, url, *steps)
+
+        assert (first.finish, second.finish) == ("pause_turn", "stop")
+        assert not first.can_anchor
+
+    async def test_an_answer_goes_on_with_a_search_that_had_only_begun(self, make: Make, url: str) -> None:
+        pause = {"type": "incomplete", "reason": "pause_turn", "search": "rivers", "in_search": True}
+
+        history, answers = await self.paused(make, url, pause, pause | {"search": "lakes"}, {"type": "answer"})
+
+        assert [said.finish for said in answers] == ["pause_turn", "pause_turn", "stop"]
+        searches = [part for message in history for part in message.parts if isinstance(part, WebSearch)]
+        assert [bool(search.sources) for search in searches] == [False, True, False, True]
+
+    async def test_when_it_is_whole_it_goes_back_with_all_that_it_found(self, make: Make, url: str) -> None:
+        pause = {"type": "incomplete", "reason": "pause_turn", "search": "rivers", "in_search": True}
+        history, _ = await self.paused(make, url, pause, {"type": "answer", "reasoning": "Hm"})
+
+        said = answer(await make(*history, user("And lakes?"), options={"tools": [SEARCH_TOOL]}))
+
+        assert "2 user messages" in said.messages[0].text
+        (sent,) = [one for one in last_input(url) if one["role"] == "assistant"]
+        assert [block["type"] for block in sent["content"]][:2] == ["server_tool_use", "web_search_tool_result"]
+
+
+def last_input(url: str) -> list[dict[str, Any]]:
+    """Return the messages of the last request that the simulator had."""
+    entries = httpx.get(f"{url}/simulator/requests").raise_for_status().json()["requests"]
+    messages: list[dict[str, Any]] = entries[-1]["input"]
+    return messages

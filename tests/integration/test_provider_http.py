@@ -25,6 +25,7 @@ from turnkeeper_worker.providers import (
     Call,
     Failed,
     Provider,
+    Running,
     open_providers,
     unusable,
 )
@@ -38,6 +39,7 @@ class Heard:
 
     begun: list[str] = field(default_factory=list)
     words: list[str] = field(default_factory=list)
+    usage: dict[str, int] | None = None
 
     def started(self, response_id: str) -> None:
         self.begun.append(response_id)
@@ -45,6 +47,12 @@ class Heard:
     def said(self, kind: PartKind, text: str) -> None:
         if kind == "text":
             self.words.append(text)
+
+    def counted(self, usage: dict[str, int]) -> None:
+        self.usage = usage
+
+    async def reached(self, running: Running) -> None:
+        raise AssertionError(f"{running} runs in the background, and nobody asked for that")
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +124,7 @@ class TestAnswers:
         assert answer.can_anchor
         assert answer.usage is not None
         assert answer.usage["total_tokens"] == answer.usage["input_tokens"] + answer.usage["output_tokens"]
+        assert heard.usage == answer.usage
 
     async def test_characters_that_the_network_tears_are_mended(self, provider: Open) -> None:
         answer = await provider().call(asking("Zürich, 東京 sim:drip"), Heard())
@@ -307,6 +316,33 @@ class TestWatchdogs:
         words = await script(control, {"type": "stall", "at": 2, "seconds": 0.3})
 
         answer = await provider(startup_timeout_seconds=0, silence_timeout_seconds=0).call(asking(words), Heard())
+
+        assert isinstance(answer, Answer)
+
+    @pytest.mark.parametrize(
+        ("usual", "own", "signal"),
+        [
+            pytest.param(0, {"startup_timeout_seconds": 0.2}, Signal.STARTUP_TIMEOUT, id="its own"),
+            pytest.param(0.2, {"silence_timeout_seconds": 9}, Signal.STARTUP_TIMEOUT, id="the provider's"),
+        ],
+    )
+    async def test_a_model_may_have_watchdogs_of_its_own(
+        self, provider: Open, control: httpx.AsyncClient, usual: float, own: dict[str, float], signal: Signal
+    ) -> None:
+        words = await script(control, {"type": "stall", "at": "before_headers"})
+
+        failure, _ = await fails(provider(startup_timeout_seconds=usual, models={"m": own}), words)
+
+        assert failure.signal is signal
+
+    async def test_a_model_may_do_without_the_providers_watchdogs(
+        self, provider: Open, control: httpx.AsyncClient
+    ) -> None:
+        words = await script(control, {"type": "stall", "at": 2, "seconds": 0.4})
+        off = {"startup_timeout_seconds": 0, "silence_timeout_seconds": 0}
+        opened = provider(startup_timeout_seconds=0.1, silence_timeout_seconds=0.1, models={"m": off})
+
+        answer = await opened.call(asking(words), Heard())
 
         assert isinstance(answer, Answer)
 

@@ -1,6 +1,7 @@
 """The body of a request to the Anthropic Messages API: what the API demands, and what it would refuse."""
 
-from typing import Any
+import dataclasses
+from typing import Any, ClassVar
 
 import pytest
 
@@ -16,15 +17,10 @@ from turnkeeper.messages import (
     ToolResult,
     WebSearch,
 )
-from turnkeeper_worker.providers.anthropic_messages import (
-    FAILED_TOOL,
-    RESERVED_OPTIONS,
-    UNSHOWN_IMAGE,
-    headers,
-    request_body,
-)
-from turnkeeper_worker.providers.history import SILENCE
-from turnkeeper_worker.providers.interface import Call
+from turnkeeper_worker.providers.anthropic_history import UNSHOWN_IMAGE
+from turnkeeper_worker.providers.anthropic_messages import RESERVED_OPTIONS, headers, request_body
+from turnkeeper_worker.providers.history import FAILED_TOOL, SILENCE
+from turnkeeper_worker.providers.interface import Call, ToolSpec
 
 HELLO = Text(text="Hello")
 HELLO_BLOCK = {"type": "text", "text": "Hello"}
@@ -34,6 +30,12 @@ CALL = ToolCall(call_id="toolu_1", name="look", arguments='{"at": 1}')
 CALL_BLOCK = {"type": "tool_use", "id": "toolu_1", "name": "look", "input": {"at": 1}}
 RESULT = ToolResult(call_id="toolu_1", output="sunny")
 TOOL = {"name": "look", "input_schema": {"type": "object"}}
+LOOK = ToolSpec(name="look", description="Look there.", parameters={"type": "object", "properties": {"at": {}}})
+LOOK_TOOL = {
+    "name": "look",
+    "description": "Look there.",
+    "input_schema": {"type": "object", "properties": {"at": {}}},
+}
 SEARCH_TOOL = {"type": "web_search_20250305", "name": "web_search"}
 SOURCE = Source(url="https://example.org/", title="Rivers", age="May 1", encrypted="ZW5j")
 SEARCH = WebSearch(id="srvtoolu_1", action={"type": "search", "query": "rivers"}, sources=(SOURCE,))
@@ -64,8 +66,10 @@ def assistant(*parts: Part) -> Message:
     return Message(role="assistant", parts=parts)
 
 
-def body(*history: Message, **call: Any) -> dict[str, Any]:
-    return request_body(Call(request_id="r", model="m", history=history, **call), max_output_tokens=8192)
+def body(*history: Message, threads: bool = False, **call: Any) -> dict[str, Any]:
+    return request_body(
+        Call(request_id="r", model="m", history=history, **call), max_output_tokens=8192, threads=threads
+    )
 
 
 def messages(*history: Message, **options: Any) -> list[dict[str, Any]]:
@@ -110,6 +114,11 @@ class TestFields:
     def test_the_key_has_a_header_of_its_own(self) -> None:
         assert headers("sk-ant") == {"anthropic-version": "2023-06-01", "x-api-key": "sk-ant"}
         assert headers(None) == {"anthropic-version": "2023-06-01"}
+
+    def test_threads_are_asked_for_by_their_version(self) -> None:
+        asked = {"anthropic-version": "2023-06-01", "anthropic-beta": "message-threads-2026-08-12"}
+
+        assert headers(None, threads=True) == asked
 
 
 class TestConversation:
@@ -173,6 +182,11 @@ class TestUsersParts:
         [
             pytest.param(RESULT, {"content": "sunny"}, id="a result"),
             pytest.param(RESULT.model_copy(update={"output": ""}), {}, id="an empty one"),
+            pytest.param(
+                RESULT.model_copy(update={"output": "☀\n" * 100_000}),
+                {"content": "☀\n" * 100_000},
+                id="a long one",
+            ),
             pytest.param(
                 RESULT.model_copy(update={"is_error": True}), {"content": "sunny", "is_error": True}, id="an error"
             ),
@@ -257,6 +271,33 @@ class TestTools:
 
         assert (sent["tools"], sent["tool_choice"]) == ([TOOL], {"type": "none"})
 
+    def test_the_workers_tools_stand_behind_those_of_the_options(self) -> None:
+        sent = body(user(HELLO), tools=(LOOK,), options={"tools": [SEARCH_TOOL]})
+
+        assert sent["tools"] == [SEARCH_TOOL, LOOK_TOOL]
+
+    @pytest.mark.parametrize(
+        "asked",
+        [
+            pytest.param([TOOL], id="a tool of the same name"),
+            pytest.param([7], id="no tool"),
+            pytest.param("look", id="no list"),
+        ],
+    )
+    def test_the_workers_tools_win(self, asked: object) -> None:
+        assert body(user(HELLO), tools=(LOOK,), options={"tools": asked})["tools"] == [LOOK_TOOL]
+
+    def test_a_tool_whose_name_is_none_is_the_apis_to_refuse(self) -> None:
+        nameless = {"name": ["look"]}
+
+        assert body(user(HELLO), tools=(LOOK,), options={"tools": [nameless]})["tools"] == [nameless, LOOK_TOOL]
+
+    def test_the_workers_tools_are_tools_that_can_be_called(self) -> None:
+        sent = body(*self.HISTORY, tools=(dataclasses.replace(LOOK, name="go"),))
+
+        assert [tool["name"] for tool in sent["tools"]] == ["go"]
+        assert "tool_choice" not in sent
+
     def test_tools_that_are_there_stay_as_they_are(self) -> None:
         sent = body(*self.HISTORY, options={"tools": [SEARCH_TOOL]})
 
@@ -279,3 +320,135 @@ class TestTools:
 
     def test_thinking_that_the_model_decides_on_is_asked_for_all_the_same(self) -> None:
         assert "thinking" in body(*self.HISTORY, options={"thinking": {"type": "adaptive"}})
+
+
+class TestThreads:
+    CREATE: ClassVar = {"type": "create"}
+    CONTINUE: ClassVar = {"type": "continue", "previous_message_id": "msg_1"}
+
+    def continued(self, *news: Message, **call: Any) -> dict[str, Any]:
+        return body(*news, threads=True, previous_response_id="msg_1", **call)
+
+    def test_without_threads_there_is_none(self) -> None:
+        assert "thread" not in body(user(HELLO))
+
+    def test_a_whole_history_opens_a_thread(self) -> None:
+        sent = body(user(HELLO), threads=True, instructions="Be kind.", tools=(LOOK,))
+
+        assert (sent["thread"], sent["system"], sent["tools"]) == (self.CREATE, "Be kind.", [LOOK_TOOL])
+
+    def test_a_thread_goes_on_with_what_is_new_alone(self) -> None:
+        assert self.continued(user(HELLO)) == {
+            "model": "m",
+            "messages": [{"role": "user", "content": [HELLO_BLOCK]}],
+            "max_tokens": 8192,
+            "stream": True,
+            "thread": self.CONTINUE,
+        }
+
+    def test_what_the_thread_was_opened_with_is_not_said_again(self) -> None:
+        options = {"tools": [SEARCH_TOOL], "system": "Be brief.", "temperature": 0}
+
+        sent = self.continued(user(HELLO), instructions="Be kind.", tools=(LOOK,), options=options)
+
+        assert not {"system", "tools"} & sent.keys()
+        assert sent["temperature"] == 0
+
+    @pytest.mark.parametrize(
+        ("news", "roles"),
+        [
+            pytest.param([user(RESULT)], ["user"], id="results of the calls that it ended with"),
+            pytest.param([user(RESULT, HELLO)], ["user"], id="results and words"),
+            pytest.param([assistant(HELLO), user(HELLO)], ["assistant", "user"], id="words of the model's"),
+            pytest.param([user(Text(text=" "))], ["user"], id="silence"),
+            pytest.param([user(HELLO), assistant(HELLO)], ["user", "assistant", "user"], id="no prefilled answer"),
+        ],
+    )
+    def test_nothing_is_put_before_what_is_new(self, news: list[Message], roles: list[str]) -> None:
+        assert [message["role"] for message in self.continued(*news)["messages"]] == roles
+
+    def test_results_need_no_calls_beside_them(self) -> None:
+        sent = self.continued(user(RESULT), options={"thinking": THINKING})
+
+        assert sent["messages"][0]["content"] == [
+            {"type": "tool_result", "tool_use_id": "toolu_1", "content": "sunny"}
+        ]
+        assert sent["thinking"] == THINKING
+
+    def test_anothers_calls_bring_no_tools_into_a_thread(self) -> None:
+        sent = self.continued(user(HELLO), assistant(CALL), user(RESULT))
+
+        assert not {"tools", "tool_choice"} & sent.keys()
+
+    def test_tools_that_cannot_be_called_open_no_thread(self) -> None:
+        sent = body(user(HELLO), assistant(CALL), user(RESULT), threads=True)
+
+        assert sent["tool_choice"] == {"type": "none"}
+        assert "thread" not in sent
+
+    @pytest.mark.parametrize("name", ["cache_control", "context_management", "fallbacks"])
+    def test_what_no_thread_can_do_opens_none(self, name: str) -> None:
+        sent = body(user(HELLO), threads=True, options={name: {"type": "asked"}})
+
+        assert sent[name] == {"type": "asked"}
+        assert "thread" not in sent
+
+
+BEGUN = SEARCH.model_copy(update={"sources": None})
+BEGUN_BLOCK = SEARCH_BLOCKS[0]
+ENDED = WebSearch(id=SEARCH.id, sources=SEARCH.sources)
+
+
+class TestPauses:
+    def paused(self, *messages: Message, continues: bool = True, can_search: bool = True) -> list[dict[str, Any]]:
+        """Return what is sent of the answer, and behind it."""
+        options = {"tools": [SEARCH_TOOL]} if can_search else {}
+        sent: list[dict[str, Any]] = body(user(HELLO), *messages, continues=continues, options=options)["messages"]
+        return sent[1:]
+
+    @pytest.mark.parametrize(
+        ("parts", "blocks"),
+        [
+            pytest.param([HELLO], [HELLO_BLOCK], id="words"),
+            pytest.param([HELLO, BEGUN], [HELLO_BLOCK, BEGUN_BLOCK], id="a search that has only begun"),
+            pytest.param([SEARCH], SEARCH_BLOCKS, id="a search that has ended"),
+            pytest.param([BEGUN, HELLO], [HELLO_BLOCK], id="a search that failed, before the end"),
+            pytest.param([HELLO, THOUGHT], [HELLO_BLOCK, THOUGHT_BLOCK], id="a thought under its seal"),
+            pytest.param([HELLO, Reasoning(text="Hm")], [HELLO_BLOCK], id="a thought without a seal"),
+        ],
+    )
+    def test_an_answer_that_paused_stays_as_it_broke_off(
+        self, parts: list[Part], blocks: list[dict[str, Any]]
+    ) -> None:
+        assert self.paused(assistant(*parts)) == [{"role": "assistant", "content": blocks}]
+
+    def test_an_answer_that_is_not_continued_is_mended_and_answered(self) -> None:
+        silence = {"role": "user", "content": [{"type": "text", "text": SILENCE}]}
+
+        sent = self.paused(assistant(HELLO, THOUGHT, BEGUN), continues=False)
+
+        assert sent == [{"role": "assistant", "content": [HELLO_BLOCK]}, silence]
+
+    def test_only_what_was_said_last_was_paused(self) -> None:
+        sent = self.paused(assistant(HELLO, THOUGHT, BEGUN), user(HELLO), assistant(HELLO))
+
+        assert sent[0] == {"role": "assistant", "content": [HELLO_BLOCK]}
+
+    def test_no_search_is_given_back_without_the_tool_for_it(self) -> None:
+        sent = self.paused(assistant(HELLO, BEGUN), can_search=False)
+
+        assert sent == [{"role": "assistant", "content": [HELLO_BLOCK]}]
+
+    @pytest.mark.parametrize("continues", [True, False])
+    def test_after_a_pause_a_search_finds_its_result(self, continues: bool) -> None:
+        sent = self.paused(assistant(HELLO, BEGUN), assistant(ENDED, HELLO), continues=continues)
+
+        assert sent[0] == {"role": "assistant", "content": [HELLO_BLOCK, *SEARCH_BLOCKS, HELLO_BLOCK]}
+
+    def test_a_thought_before_a_pause_stays_with_what_it_led_to(self) -> None:
+        sent = self.paused(assistant(HELLO, THOUGHT), assistant(CALL), user(RESULT), continues=False)
+
+        assert sent[0]["content"] == [HELLO_BLOCK, THOUGHT_BLOCK, CALL_BLOCK]
+
+    def test_a_pause_before_which_nothing_can_be_sent_is_a_new_question(self) -> None:
+        assert self.paused(assistant(BEGUN), can_search=False) == []

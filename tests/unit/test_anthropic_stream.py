@@ -1,6 +1,5 @@
 """The end of an Anthropic message: a stop reason and `message_stop`; nothing else is an answer."""
 
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,38 +8,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from turnkeeper.errors import ErrorKind
-from turnkeeper.events import PartKind
-from turnkeeper.messages import Part, Reasoning, Source, Text, ToolCall, WebSearch
+from turnkeeper.messages import Citation, Part, Reasoning, Source, Text, ToolCall, WebSearch
 from turnkeeper_worker.failures import Phase, Signal, classify
 from turnkeeper_worker.providers.anthropic_messages import MessagesStream, read_usage
-from turnkeeper_worker.providers.interface import Answer, Failed, Result
+from turnkeeper_worker.providers.interface import Failed
+
+from .streams import Heard, Judge, sprinkled
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 Events = list[dict[str, Any]]
 
 
-@dataclass
-class Heard:
-    """A listener that remembers."""
-
-    begun: list[str] = field(default_factory=list)
-    pieces: list[tuple[str, str]] = field(default_factory=list)
-
-    def started(self, response_id: str) -> None:
-        self.begun.append(response_id)
-
-    def said(self, kind: PartKind, text: str) -> None:
-        self.pieces.append((kind, text))
+def reader(heard: Heard | None = None, *, threads: bool = False) -> MessagesStream:
+    return MessagesStream(listener=heard or Heard(), provider="anthropic", is_kept=threads)
 
 
-def reader(heard: Heard | None = None) -> MessagesStream:
-    return MessagesStream(listener=heard or Heard(), provider="anthropic")
-
-
-def told(*events: object, stream: MessagesStream | None = None) -> Result:
-    """Return the result of a stream that ends after *events*."""
-    stream = stream or reader()
-    return next((result for event in events if (result := stream.take(event)) is not None), None) or stream.cut()
+judge = Judge(reader)
+told, answer, failed = judge.told, judge.answer, judge.failed
 
 
 def block(kind: str, *deltas: dict[str, Any], index: int = 0, is_open: bool = False, **start: Any) -> Events:
@@ -73,6 +57,14 @@ START: dict[str, Any] = {
     "message": {"id": "msg_1", "model": "claude-2026", "usage": {"input_tokens": 7, "output_tokens": 1}},
 }
 STOP = {"type": "message_stop"}
+FOUND = {
+    "type": "web_search_result",
+    "url": "https://example.org/",
+    "title": "Rivers",
+    "page_age": "May 1",
+    "encrypted_content": "ZW5j",
+}
+SOURCE = Source(url="https://example.org/", title="Rivers", age="May 1", encrypted="ZW5j")
 HI = words("Hi")
 
 
@@ -82,18 +74,6 @@ def reason(name: object, **delta: Any) -> dict[str, Any]:
 
 def whole(*parts: Events, stop: object = "end_turn", **delta: Any) -> Events:
     return [START, *(event for part in parts for event in part), reason(stop, **delta), STOP]
-
-
-def answer(*events: object, **kwargs: Any) -> Answer:
-    result = told(*events, **kwargs)
-    assert isinstance(result, Answer)
-    return result
-
-
-def failed(*events: object, **kwargs: Any) -> Failed:
-    result = told(*events, **kwargs)
-    assert isinstance(result, Failed)
-    return result
 
 
 class TestAnswers:
@@ -168,10 +148,60 @@ class TestAnswers:
         assert said.finish == "pause_turn"
         assert isinstance(said.messages[0].parts[0], WebSearch)
 
-    def test_pings_and_what_a_later_version_says_are_ignored(self) -> None:
-        strange: Events = [{"type": "ping"}, {"type": "content_block_sparkle", "index": 0}, {"type": "weather"}]
+    def test_what_a_search_found_after_a_pause_is_kept_under_its_id(self) -> None:
+        found = block("web_search_tool_result", tool_use_id="srvtoolu_1", content=[FOUND])
 
-        assert answer(START, *strange, *whole(HI)[1:]).messages[0].text == "Hi"
+        said = answer(*whole(found, words("Hi", index=1)))
+
+        assert said.messages[0].parts == (WebSearch(id="srvtoolu_1", sources=(SOURCE,)), Text(text="Hi"))
+
+    def test_a_search_that_failed_after_a_pause_leaves_nothing(self) -> None:
+        failure = {"type": "web_search_tool_result_error", "error_code": "unavailable"}
+        found = block("web_search_tool_result", tool_use_id="srvtoolu_1", content=failure)
+
+        assert answer(*whole(found, words("Hi", index=1))).messages[0].parts == (Text(text="Hi"),)
+
+    def test_the_words_of_the_provider_about_blocks_of_its_own_are_not_passed_on(self) -> None:
+        heard = Heard()
+        later = block("hologram", {"type": "text_delta", "text": "?"}, {"type": "input_json_delta"}, index=7)
+
+        answer(*whole(HI, later), stream=reader(heard))
+
+        assert heard.pieces == [("text", "Hi")]
+
+
+class TestThreads:
+    """The next message may continue from one that the API has kept to its proper end."""
+
+    @pytest.mark.parametrize(
+        ("stop", "can_anchor"),
+        [
+            ("end_turn", True),
+            ("stop_sequence", True),
+            ("tool_use", True),
+            ("max_tokens", False),
+            ("pause_turn", False),
+            ("refusal", False),
+            ("model_context_window_exceeded", False),
+            ("weariness", False),
+        ],
+    )
+    def test_only_a_message_that_was_ended_is_an_anchor(self, stop: str, can_anchor: bool) -> None:
+        assert answer(*whole(HI, stop=stop), stream=reader(threads=True)).can_anchor is can_anchor
+
+    def test_open_calls_are_an_anchor_for_their_results(self) -> None:
+        said = answer(*whole(HI, call("{}", index=1), stop="tool_use"), stream=reader(threads=True))
+
+        assert (said.finish, said.can_anchor) == ("tool_calls", True)
+
+    def test_without_an_id_there_is_nothing_to_continue_from(self) -> None:
+        assert not answer(*HI, reason("end_turn"), STOP, stream=reader(threads=True)).can_anchor
+
+    def test_what_another_model_wrote_in_its_place_is_in_no_thread(self) -> None:
+        end = reason("end_turn")
+        end["usage"]["iterations"] = [{"type": "message"}, {"type": "fallback_message"}]
+
+        assert not answer(START, *HI, end, STOP, stream=reader(threads=True)).can_anchor
 
 
 class TestFailures:
@@ -296,6 +326,17 @@ class TestFailures:
         assert (nothing.usage, nothing.failure.phase) == (None, Phase.BEFORE_FIRST_EVENT)
 
 
+CITED: dict[str, Any] = {
+    "type": "citations_delta",
+    "citation": {
+        "type": "web_search_result_location",
+        "url": "https://example.org/",
+        "title": "Rivers",
+        "cited_text": "Rivers are wide.",
+        "encrypted_index": "ZW5j",
+    },
+}
+CITATION = Citation(url="https://example.org/", title="Rivers", quote="Rivers are wide.")
 SEARCH = block("server_tool_use", id="srvtoolu_1", name="web_search", input={"query": "rivers"})
 
 
@@ -332,26 +373,10 @@ class TestBlocks:
                         "web_search_tool_result",
                         index=1,
                         tool_use_id="srvtoolu_1",
-                        content=[
-                            {
-                                "type": "web_search_result",
-                                "url": "https://example.org/",
-                                "title": "Rivers",
-                                "page_age": "May 1",
-                                "encrypted_content": "ZW5j",
-                            }
-                        ],
+                        content=[FOUND],
                     ),
                 ],
-                [
-                    WebSearch(
-                        id="srvtoolu_1",
-                        action={"type": "search", "query": "rivers"},
-                        sources=(
-                            Source(url="https://example.org/", title="Rivers", age="May 1", encrypted="ZW5j"),
-                        ),
-                    )
-                ],
+                [WebSearch(id="srvtoolu_1", action={"type": "search", "query": "rivers"}, sources=(SOURCE,))],
                 id="a search and what it found",
             ),
             pytest.param(
@@ -371,6 +396,33 @@ class TestBlocks:
                 block("server_tool_use", id="srvtoolu_2", name="code_execution"), [], id="no place for it"
             ),
             pytest.param(block("hologram", data="…"), [], id="a block of a later version"),
+            pytest.param(
+                block("text", CITED, {"type": "text_delta", "text": "Wide"}, CITED, text=""),
+                [Text(text="Wide", citations=(CITATION, CITATION))],
+                id="words that rest on pages",
+            ),
+            pytest.param(
+                block("text", text="Wide", citations=[CITED["citation"]]),
+                [Text(text="Wide", citations=(CITATION,))],
+                id="words that came whole with their page",
+            ),
+            pytest.param(
+                [*words("A ", index=0), *block("text", CITED, text="wide", index=1), *words(" one", index=2)],
+                [Text(text="A "), Text(text="wide", citations=(CITATION,)), Text(text=" one")],
+                id="words split where their pages begin and end",
+            ),
+            pytest.param(
+                block(
+                    "text",
+                    {"type": "citations_delta", "citation": {"type": "char_location", "url": "file:///a"}},
+                    {"type": "citations_delta", "citation": "a page"},
+                    {"type": "citations_delta"},
+                    text="Wide",
+                    citations="none",
+                ),
+                [Text(text="Wide")],
+                id="words that rest on what is no page",
+            ),
         ],
     )
     def test_blocks_become_parts(self, blocks: Events, parts: list[Part]) -> None:
@@ -421,6 +473,15 @@ class TestUsage:
 
         assert said.usage == {"input_tokens": 7, "output_tokens": 3}
 
+    def test_it_is_told_as_soon_as_it_is_known(self) -> None:
+        heard = Heard()
+
+        failed(START, *words("Hi"), stream=reader(heard))
+        assert heard.counts == [{"input_tokens": 7, "output_tokens": 1}]
+
+        answer(*whole(HI), stream=reader(heard))
+        assert heard.counts[-1] == {"input_tokens": 7, "output_tokens": 3}
+
 
 KEYS = [
     *("type", "index", "message", "delta", "usage", "content_block", "id", "name", "input", "text", "thinking"),
@@ -465,3 +526,45 @@ def test_no_event_makes_it_raise(events: list[object]) -> None:
 
     if isinstance(result, Failed):
         assert classify(result.failure, now=NOW).error.message
+
+
+LATER_KEYS = ["mood", "phase", "obfuscation"]
+later_fields = st.dictionaries(st.sampled_from(LATER_KEYS), anything, max_size=2)
+later_types = st.sampled_from(["ping", "content_block_sparkle", "message_phase", "weather"])
+later_events = st.builds(lambda kind, rest: [{**rest, "type": kind}], later_types, objects)
+later_deltas = st.builds(
+    lambda index, rest: [{"type": "content_block_delta", "index": index, "delta": {**rest, "type": "glow_delta"}}],
+    st.integers(0, 9),
+    objects,
+)
+later_blocks = st.builds(
+    lambda delta, rest: block("hologram", {"text": "?", **rest, "type": delta}, index=70, **rest),
+    st.sampled_from(["text_delta", "thinking_delta", "input_json_delta", "citations_delta", "glow_delta"]),
+    later_fields,
+)
+EVERYTHING = whole(
+    thought("Hm", "c2Vh"),
+    block("text", {"type": "text_delta", "text": "Hi"}, CITED, index=1, text=""),
+    call('{"at": 1}', index=2),
+    stop="tool_use",
+)
+
+
+@given(sprinkled(EVERYTHING, later_events | later_deltas | later_blocks))
+def test_what_a_later_version_adds_changes_nothing(events: list[object]) -> None:
+    plain, strange = Heard(), Heard()
+
+    assert answer(*events, stream=reader(strange)) == answer(*EVERYTHING, stream=reader(plain))
+    assert strange == plain
+
+
+@given(st.lists(later_fields, min_size=len(EVERYTHING), max_size=len(EVERYTHING)))
+def test_fields_of_a_later_version_change_nothing(fields: list[dict[str, Any]]) -> None:
+    events = [
+        event
+        | extra
+        | {name: event[name] | extra for name in ("message", "content_block", "delta") if name in event}
+        for event, extra in zip(EVERYTHING, fields, strict=True)
+    ]
+
+    assert answer(*events) == answer(*EVERYTHING)

@@ -23,7 +23,13 @@ HERE = Credential(provider="openai", base_url="https://api.openai.com/v1", key="
 ANCHOR = Anchor(response_id="resp_1", credential=HERE, seq=3, position=1, digest="d", made_at=NOW)
 HELLO = Message(role="user", parts=(Text(text="Hello"),))
 PRESENT = Present(
-    credential=HERE, kept_for=timedelta(days=30), health=Health(), digest="d", news=(HELLO,), now=NOW
+    credential=HERE,
+    kept_for=timedelta(days=30),
+    terms="",
+    health=Health(),
+    digest="d",
+    news=(HELLO,),
+    now=NOW,
 )
 
 
@@ -41,6 +47,7 @@ def test_an_anchor_that_nothing_speaks_against_is_continued() -> None:
         pytest.param({"kept_for": None}, "the provider keeps no responses", id="a provider without a store"),
         pytest.param({"now": NOW + timedelta(days=31)}, "the anchor is too old", id="an old anchor"),
         pytest.param({"digest": "e"}, "the history was edited", id="an edited history"),
+        pytest.param({"terms": "x"}, "other instructions, options or tools", id="other terms of a thread"),
         pytest.param({"news": ()}, "nothing new to send", id="nothing new"),
         pytest.param(
             {"health": Health(breaks=3, is_resting=True)}, "chains broke too often", id="chains that rest"

@@ -15,14 +15,24 @@ from turnkeeper.messages import (
     ToolResult,
     WebSearch,
 )
-from turnkeeper_worker.providers.history import SILENCE
-from turnkeeper_worker.providers.interface import Call
+from turnkeeper_worker.providers.history import FAILED_TOOL, SILENCE
+from turnkeeper_worker.providers.interface import Call, ToolSpec
 from turnkeeper_worker.providers.openai_chat import RESERVED_OPTIONS, request_body
 
 HELLO = Text(text="Hello")
 SILENT = {"role": "user", "content": SILENCE}
 CALL = ToolCall(call_id="call_1", name="look", arguments='{"at": 1}')
 CALL_ITEM = {"id": "call_1", "type": "function", "function": {"name": "look", "arguments": '{"at":1}'}}
+LOOK = ToolSpec(name="look", description="Look there.", parameters={"type": "object", "properties": {"at": {}}})
+LOOK_TOOL = {
+    "type": "function",
+    "function": {
+        "name": "look",
+        "description": "Look there.",
+        "parameters": {"type": "object", "properties": {"at": {}}},
+    },
+}
+GO_TOOL = {"type": "function", "function": {"name": "go"}}
 PNG = "data:image/png;base64,iVBORw0KGgo="
 
 
@@ -63,6 +73,26 @@ class TestFields:
 
     def test_options_are_passed_on(self) -> None:
         assert body(options={"temperature": 0})["temperature"] == 0
+
+    def test_the_workers_tools_stand_behind_those_of_the_options(self) -> None:
+        sent = body(user(HELLO), tools=(LOOK,), options={"tools": [GO_TOOL]})
+
+        assert sent["tools"] == [GO_TOOL, LOOK_TOOL]
+
+    @pytest.mark.parametrize(
+        "asked",
+        [
+            pytest.param([{"type": "function", "function": {"name": "look"}}], id="a tool of the same name"),
+            pytest.param([7], id="no tool"),
+            pytest.param("look", id="no list"),
+        ],
+    )
+    def test_the_workers_tools_win(self, asked: object) -> None:
+        assert body(user(HELLO), tools=(LOOK,), options={"tools": asked})["tools"] == [LOOK_TOOL]
+
+    def test_without_tools_of_the_workers_the_options_are_as_they_were(self) -> None:
+        assert body(options={"tools": [7]})["tools"] == [7]
+        assert "tools" not in body()
 
     @pytest.mark.parametrize("name", sorted(RESERVED_OPTIONS))
     def test_an_option_cannot_replace_what_is_ours_to_set(self, name: str) -> None:
@@ -110,6 +140,11 @@ class TestConversation:
     def test_silence_is_put_into_words(self) -> None:
         assert messages() == [SILENT]
 
+    def test_a_pause_is_nothing_that_the_api_knows_of(self) -> None:
+        history = (user(HELLO), assistant(HELLO))
+
+        assert body(*history, continues=True) == body(*history)
+
 
 class TestParts:
     def test_a_users_pictures_make_a_list_of_the_message(self) -> None:
@@ -131,6 +166,21 @@ class TestParts:
             {"role": "tool", "tool_call_id": "call_2", "content": ""},
             {"role": "user", "content": "And?"},
         ]
+
+    @pytest.mark.parametrize(
+        ("result", "sent"),
+        [
+            pytest.param(
+                {"output": "no such city", "is_error": True}, "The tool failed: no such city", id="an error"
+            ),
+            pytest.param({"output": " ", "is_error": True}, FAILED_TOOL, id="an error without a word"),
+            pytest.param({"output": "☀\n" * 100_000}, "☀\n" * 100_000, id="a long one"),
+        ],
+    )
+    def test_a_result_says_in_words_that_it_is_an_error(self, result: dict[str, Any], sent: str) -> None:
+        (*_, told) = messages(user(HELLO), assistant(CALL), user(ToolResult(call_id="call_1", **result)))
+
+        assert told == {"role": "tool", "tool_call_id": "call_1", "content": sent}
 
     @pytest.mark.parametrize(
         ("parts", "sent"),

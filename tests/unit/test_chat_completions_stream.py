@@ -1,6 +1,5 @@
 """The end of a Chat Completions stream: a finish reason, or [DONE] after words; nothing else is an answer."""
 
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,44 +8,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from turnkeeper.errors import ErrorKind
-from turnkeeper.events import PartKind
-from turnkeeper.messages import Part, Reasoning, Refusal, Text, ToolCall
+from turnkeeper.messages import Citation, Part, Reasoning, Refusal, Text, ToolCall
 from turnkeeper_worker.failures import Phase, Signal, classify
-from turnkeeper_worker.providers.interface import Answer, Failed, Result
+from turnkeeper_worker.providers.interface import Answer, Failed
 from turnkeeper_worker.providers.openai_chat import ChatStream
 
+from .streams import DONE, Heard, Judge, sprinkled
+
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
-DONE = object()
-"""Stands for the frame that is not JSON."""
 USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
-
-
-@dataclass
-class Heard:
-    """A listener that remembers."""
-
-    begun: list[str] = field(default_factory=list)
-    pieces: list[tuple[str, str]] = field(default_factory=list)
-
-    def started(self, response_id: str) -> None:
-        self.begun.append(response_id)
-
-    def said(self, kind: PartKind, text: str) -> None:
-        self.pieces.append((kind, text))
 
 
 def reader(heard: Heard | None = None) -> ChatStream:
     return ChatStream(listener=heard or Heard(), provider="local")
 
 
-def told(*events: object, stream: ChatStream | None = None) -> Result:
-    """Return the result of a stream that ends after *events*."""
-    stream = stream or reader()
-    for event in events:
-        result = stream.done() if event is DONE else stream.take(event)
-        if result is not None:
-            return result
-    return stream.cut()
+judge = Judge(reader)
+told, answer, failed = judge.told, judge.answer, judge.failed
 
 
 def chunk(finish: object = None, **delta: Any) -> dict[str, Any]:
@@ -63,20 +41,13 @@ def piece(arguments: str, *, index: object = 0, **rest: Any) -> dict[str, Any]:
     return chunk(tool_calls=[{"index": index, "function": {"name": name, "arguments": arguments}} | rest])
 
 
+def messaged(**message: Any) -> dict[str, Any]:
+    """Return a last chunk that holds the whole message."""
+    return {"choices": [{"index": 0, "message": message, "delta": {}, "finish_reason": "stop"}]}
+
+
 OPENED = piece("", id="call_1", name="look")
 HI = chunk(content="Hi")
-
-
-def answer(*events: object, **kwargs: Any) -> Answer:
-    result = told(*events, **kwargs)
-    assert isinstance(result, Answer)
-    return result
-
-
-def failed(*events: object, **kwargs: Any) -> Failed:
-    result = told(*events, **kwargs)
-    assert isinstance(result, Failed)
-    return result
 
 
 class TestAnswers:
@@ -182,6 +153,45 @@ class TestAnswers:
         said = answer(first, HI, chunk("stop"), stream=reader(heard))
 
         assert (heard.begun, said.model) == (["chatcmpl-1"], "m-2026")
+
+    def test_nothing_is_kept_to_continue_from(self) -> None:
+        assert not answer(OPENED, piece("{}"), chunk("tool_calls")).can_anchor
+
+
+def noted(*pages: object) -> list[dict[str, Any]]:
+    return [{"type": "url_citation", "url_citation": page} for page in pages]
+
+
+PAGE = {"url": "https://example.org/", "title": "Rivers", "start_index": 0, "end_index": 2}
+CITATION = Citation(url="https://example.org/", title="Rivers", start=0, end=2)
+
+
+class TestCitations:
+    @pytest.mark.parametrize(
+        "events",
+        [
+            pytest.param([HI, chunk(annotations=noted(PAGE)), chunk("stop")], id="in a chunk of their own"),
+            pytest.param([chunk("stop", content="Hi", annotations=noted(PAGE))], id="beside the words"),
+            pytest.param(
+                [chunk(content="Hi", annotations=noted(PAGE)), chunk("stop", annotations=noted(PAGE))],
+                id="told twice",
+            ),
+            pytest.param([HI, messaged(annotations=noted(PAGE))], id="in the whole message at the end"),
+        ],
+    )
+    def test_pages_are_kept_beside_the_words_that_rest_on_them(self, events: list[object]) -> None:
+        assert answer(*events).messages[0].parts == (Text(text="Hi", citations=(CITATION,)),)
+
+    def test_the_words_are_told_once_though_the_whole_message_follows(self) -> None:
+        heard = Heard()
+
+        answer(HI, messaged(content="Hi"), stream=reader(heard))
+
+        assert heard.pieces == [("text", "Hi")]
+
+    @pytest.mark.parametrize("annotations", ["none", [7], [{"type": "file_citation", "file_id": "f"}], noted("?")])
+    def test_what_is_no_page_is_passed_over(self, annotations: object) -> None:
+        assert answer(HI, chunk("stop", annotations=annotations)).messages[0].parts == (Text(text="Hi"),)
 
 
 class TestToolCalls:
@@ -379,6 +389,13 @@ class TestUsage:
     def test_usage_is_flattened(self, usage: object, counted: dict[str, int] | None) -> None:
         assert answer(HI, chunk("stop"), {"choices": [], "usage": usage}, DONE).usage == counted
 
+    def test_it_is_told_as_soon_as_it_is_known(self) -> None:
+        heard = Heard()
+
+        failed(HI, chunk() | {"usage": USAGE}, stream=reader(heard))
+
+        assert heard.counts == [{"input_tokens": 7, "output_tokens": 3, "total_tokens": 10}]
+
 
 KEYS = [
     "id",
@@ -392,6 +409,7 @@ KEYS = [
     "usage",
     "index",
     "function",
+    "annotations",
 ]
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=3) | st.sampled_from(["stop", "length", "error"]),
@@ -432,3 +450,36 @@ def test_calls_are_never_executable_unless_they_were_finished(events: list[objec
         calls: list[Part] = [part for part in result.messages[0].parts if isinstance(part, ToolCall)]
         assert bool(calls) == (result.finish == "tool_calls")
         assert not calls or finish in {"stop", "tool_calls"}
+
+
+later_fields = st.dictionaries(st.sampled_from(["mood", "phase", "obfuscation"]), anything, max_size=2)
+later_choices = st.just([]) | st.builds(lambda rest: [{"index": 0, "delta": rest}], later_fields)
+later_events = st.builds(
+    lambda rest, choices: [{**rest, "object": "weather", "choices": choices}], later_fields, later_choices
+)
+EVERYTHING = [
+    chunk(reasoning="Hm"),
+    chunk(content="Hi", annotations=noted(PAGE)),
+    OPENED,
+    piece('{"at": 1}'),
+    chunk("tool_calls"),
+    {"choices": [], "usage": USAGE},
+]
+
+
+@given(sprinkled(EVERYTHING, later_events))
+def test_what_a_later_version_adds_changes_nothing(events: list[object]) -> None:
+    plain, strange = Heard(), Heard()
+
+    assert answer(*events, DONE, stream=reader(strange)) == answer(*EVERYTHING, DONE, stream=reader(plain))
+    assert strange == plain
+
+
+@given(st.lists(later_fields, min_size=len(EVERYTHING), max_size=len(EVERYTHING)))
+def test_fields_of_a_later_version_change_nothing(fields: list[dict[str, Any]]) -> None:
+    events = [
+        event | extra | {"choices": [{**one, **extra, "delta": one["delta"] | extra} for one in event["choices"]]}
+        for event, extra in zip(EVERYTHING, fields, strict=True)
+    ]
+
+    assert answer(*events) == answer(*EVERYTHING)

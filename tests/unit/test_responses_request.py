@@ -15,7 +15,7 @@ from turnkeeper.messages import (
     ToolResult,
     WebSearch,
 )
-from turnkeeper_worker.providers.interface import Call
+from turnkeeper_worker.providers.interface import Call, ToolSpec
 from turnkeeper_worker.providers.openai_responses import RESERVED_OPTIONS, request_body
 
 THOUGHT = Reasoning(id="rs_1", encrypted="gAAAAA", text="Hm")
@@ -26,6 +26,14 @@ THOUGHT_ITEM = {
 }
 CALL = ToolCall(call_id="call_1", name="look", arguments='{"at": 1}')
 CALL_ITEM = {"type": "function_call", "call_id": "call_1", "name": "look", "arguments": '{"at": 1}'}
+LOOK = ToolSpec(name="look", description="Look there.", parameters={"type": "object", "properties": {}})
+LOOK_TOOL = {
+    "type": "function",
+    "name": "look",
+    "description": "Look there.",
+    "parameters": {"type": "object", "properties": {}},
+    "strict": False,
+}
 SEARCH = WebSearch(id="ws_1", action={"type": "search", "query": "rivers"})
 
 
@@ -79,6 +87,45 @@ class TestFields:
         assert body(instructions="Be kind.", options={"instructions": "Be rude."})["instructions"] == "Be kind."
 
 
+class TestInBackground:
+    def test_it_is_streamed_and_kept(self) -> None:
+        sent = body(background=True)
+
+        assert (sent["background"], sent["stream"], sent["store"]) == (True, True, True)
+
+    def test_what_is_not_kept_could_not_go_on(self) -> None:
+        sent = body(background=True, store=False)
+
+        assert sent["store"] is True
+        assert "include" not in sent
+
+    def test_any_other_request_does_not_mention_it(self) -> None:
+        assert "background" not in body()
+
+
+class TestTools:
+    def test_the_workers_tools_are_offered(self) -> None:
+        assert body(tools=(LOOK,))["tools"] == [LOOK_TOOL]
+
+    def test_they_stand_beside_those_of_the_options(self) -> None:
+        search = {"type": "web_search"}
+
+        assert body(tools=(LOOK,), options={"tools": [search]})["tools"] == [search, LOOK_TOOL]
+
+    def test_a_tool_of_the_workers_replaces_an_option_of_its_name(self) -> None:
+        asked = [{"type": "function", "name": "look"}, {"type": "function", "name": "hear"}]
+
+        assert body(tools=(LOOK,), options={"tools": asked})["tools"] == [asked[1], LOOK_TOOL]
+
+    @pytest.mark.parametrize("asked", [None, "web_search", {"type": "web_search"}])
+    def test_an_option_that_is_no_list_of_tools_is_not_sent_with_them(self, asked: object) -> None:
+        assert body(tools=(LOOK,), options={"tools": asked})["tools"] == [LOOK_TOOL]
+
+    @pytest.mark.parametrize("asked", [[{"type": "web_search"}], "web_search"])
+    def test_without_tools_of_the_workers_the_options_stand(self, asked: object) -> None:
+        assert body(options={"tools": asked})["tools"] == asked
+
+
 class TestWithoutStore:
     def test_reasoning_is_asked_for_encrypted(self) -> None:
         sent = body(store=False)
@@ -119,6 +166,17 @@ class TestHistory:
 
         assert sent[0] == {"type": "function_call_output", "call_id": "call_1", "output": "sunny"}
         assert [item["type"] for item in sent] == ["function_call_output", "message"]
+
+    def test_a_chained_request_may_bring_results_alone(self) -> None:
+        results = (ToolResult(call_id="call_1", output="sunny"), ToolResult(call_id="call_2", output="12 °C"))
+
+        sent = body(Message(role="user", parts=results), previous_response_id="resp_1")
+
+        assert sent["previous_response_id"] == "resp_1"
+        assert sent["input"] == [
+            {"type": "function_call_output", "call_id": "call_1", "output": "sunny"},
+            {"type": "function_call_output", "call_id": "call_2", "output": "12 °C"},
+        ]
 
     def test_a_result_alone_brings_no_empty_message(self) -> None:
         assert [item["type"] for item in items("user", ToolResult(call_id="1", output=""))] == [

@@ -1,6 +1,5 @@
 """The end of a Responses stream: only `completed` and `incomplete` with something said are an answer."""
 
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from turnkeeper.errors import ErrorKind
-from turnkeeper.events import PartKind
 from turnkeeper.messages import Part, Reasoning, Text, ToolCall, WebSearch
 from turnkeeper_worker.failures import Phase, Signal, classify
-from turnkeeper_worker.providers.interface import Answer, Failed, Result
+from turnkeeper_worker.providers.interface import Failed
 from turnkeeper_worker.providers.openai_responses import ResponsesStream, read_items, read_usage
+
+from .streams import Heard, Judge
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 MESSAGE = {"type": "message", "content": [{"type": "output_text", "text": "Hi"}]}
@@ -21,28 +21,12 @@ CALL = {"type": "function_call", "call_id": "call_1", "name": "look", "arguments
 CREATED = {"type": "response.created", "response": {"id": "resp_1"}}
 
 
-@dataclass
-class Heard:
-    """A listener that remembers."""
-
-    begun: list[str] = field(default_factory=list)
-    pieces: list[tuple[str, str]] = field(default_factory=list)
-
-    def started(self, response_id: str) -> None:
-        self.begun.append(response_id)
-
-    def said(self, kind: PartKind, text: str) -> None:
-        self.pieces.append((kind, text))
-
-
 def reader(*, store: bool = True, is_chained: bool = False, heard: Heard | None = None) -> ResponsesStream:
-    return ResponsesStream(listener=heard or Heard(), provider="openai", store=store, is_chained=is_chained)
+    return ResponsesStream(listener=heard or Heard(), provider="openai", is_kept=store, is_chained=is_chained)
 
 
-def told(*events: object, stream: ResponsesStream | None = None) -> Result | None:
-    """Return the result of the event that ended the stream."""
-    stream = stream or reader()
-    return next((result for event in events if (result := stream.take(event)) is not None), None)
+judge = Judge(reader)
+told, answer, failed = judge.told, judge.answer, judge.failed
 
 
 def delta(text: str, kind: str = "output_text") -> dict[str, str]:
@@ -60,18 +44,6 @@ def completed(*output: object, **response: Any) -> dict[str, Any]:
 def incomplete(*output: object, reason: object = "max_output_tokens") -> dict[str, Any]:
     details = {"reason": reason} if isinstance(reason, str) else reason
     return end("response.incomplete", "incomplete", output=list(output), incomplete_details=details)
-
-
-def answer(*events: object, **kwargs: Any) -> Answer:
-    result = told(*events, **kwargs)
-    assert isinstance(result, Answer)
-    return result
-
-
-def failed(*events: object, **kwargs: Any) -> Failed:
-    result = told(*events, **kwargs)
-    assert isinstance(result, Failed)
-    return result
 
 
 def cut(stream: ResponsesStream) -> Failed:
@@ -93,11 +65,11 @@ class TestAnswers:
 
         assert answer(CREATED, done, completed()).messages[0].text == "Hi"
 
-    def test_a_response_that_asks_for_tools_says_so_and_is_no_anchor(self) -> None:
+    def test_a_response_that_asks_for_tools_says_so_and_is_an_anchor_for_their_results(self) -> None:
         said = answer(completed(CALL))
 
         assert said.finish == "tool_calls"
-        assert not said.can_anchor
+        assert said.can_anchor
 
     @pytest.mark.parametrize(
         "reason", ["max_output_tokens", "content_filter", pytest.param({}, id="an unknown reason")]
@@ -213,7 +185,8 @@ class TestFailures:
         error = {"type": "error", "error": {"code": "server_error", "message": "Sorry."}}
         stream = reader()
 
-        assert told(error, end("response.failed", "failed"), stream=stream) is not None
+        failed(error, end("response.failed", "failed"), stream=stream)
+
         assert stream.response_id is None
 
     def test_a_stream_that_was_cut_knows_how_far_it_came(self) -> None:
@@ -234,7 +207,12 @@ class TestFailures:
     def test_what_a_failed_response_cost_is_kept(self) -> None:
         usage = {"input_tokens": 7, "output_tokens": 3}
 
-        assert failed(end("response.failed", "failed", usage=usage)).usage == usage
+        heard = Heard()
+
+        result = failed(end("response.failed", "failed", usage=usage), stream=reader(heard=heard))
+
+        assert result.usage == usage
+        assert heard.counts == [usage]
 
     @pytest.mark.parametrize(
         ("kind", "visible"),
@@ -347,6 +325,21 @@ class TestUsage:
             "reasoning_tokens": 0,
             "total_tokens": 15,
         }
+
+    @pytest.mark.parametrize("name", ["completed", "incomplete", "failed", "cancelled"])
+    def test_a_count_is_passed_on_however_the_response_ends(self, name: str) -> None:
+        heard = Heard()
+
+        told(end("response.completed", name, usage={"input_tokens": 3}), stream=reader(heard=heard))
+
+        assert heard.counts == [{"input_tokens": 3}]
+
+    def test_without_a_count_there_is_nothing_to_pass_on(self) -> None:
+        heard = Heard()
+
+        told(completed(MESSAGE, usage=None), stream=reader(heard=heard))
+
+        assert heard.counts == []
 
     @pytest.mark.parametrize("usage", [None, {}, [], "many", {"input_tokens": None}, {"input_tokens_details": []}])
     def test_absent_is_not_zero(self, usage: object) -> None:

@@ -91,7 +91,7 @@ def _described(tools: Any) -> set[str]:
     for tool in tools if isinstance(tools, list) else ():
         if isinstance(tool, Mapping):
             function = tool.get("function")
-            found.add(str((function if isinstance(function, Mapping) else tool).get("name")))
+            found.add(str((function if isinstance(function, Mapping) else tool).get("name", "")))
     return found
 
 

@@ -70,8 +70,8 @@ def _load(entry: EntryPoint) -> Tool[Any]:
     package = entry.dist.name if entry.dist else entry.value
     try:
         tool = entry.load()
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
+    except (Exception, SystemExit) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise InvalidSettings(f"the tool {entry.name} of {package} cannot be loaded: {reason}") from error
     if not isinstance(tool, Tool):
         raise InvalidSettings(f"{entry.value}, the tool {entry.name} of {package}, is no turnkeeper.tools.Tool")
@@ -87,14 +87,14 @@ async def _run(tool: Tool[Any], arguments: BaseModel, call: ToolCall, context: T
         async with asyncio.timeout(tool.timeout_seconds):
             return _told(call, await _start(tool, arguments, context))
     except ToolFailed as error:
-        return _failed(call, str(error))
+        return _told(call, str(error)).model_copy(update={"is_error": True})
     except TimeoutError:
         return _failed(call, f"The tool gave no result within {tool.timeout_seconds:g} s.")
     except asyncio.CancelledError:
         if _is_ours():
             raise
         return _failed(call, "The tool was cancelled.")
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - a tool is somebody else's code: its faults end nothing
+    except BaseException as error:  # noqa: BLE001 - a tool is somebody else's code: its faults end nothing
         return _crashed(tool, call, context, error)
 
 
@@ -167,7 +167,7 @@ def _worded(value: object) -> str:
         case str():
             return value
         case _:
-            return to_json(value).decode()
+            return to_json(value, inf_nan_mode="null").decode()
 
 
 def _crashed(tool: Tool[Any], call: ToolCall, context: ToolContext, error: BaseException) -> ToolResult:

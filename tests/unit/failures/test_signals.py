@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from turnkeeper.errors import SITUATIONS, ErrorKind, Situation
+from turnkeeper.errors import ErrorKind, Situation, terminal_copy
 from turnkeeper_worker.failures import Classified, Phase, Signal
 
 Ask = Callable[..., Classified]
@@ -28,6 +28,7 @@ Ask = Callable[..., Classified]
         (Signal.HTTP2_STREAM_RESET, ErrorKind.TIMEOUT, True),
         (Signal.HTTP2_GOAWAY, ErrorKind.TIMEOUT, True),
         (Signal.SSE_ERROR_EVENT, ErrorKind.GENERIC, True),
+        (Signal.RESPONSE_GONE, ErrorKind.TIMEOUT, True),
     ],
 )
 @pytest.mark.parametrize("text", ["", "context canceled"])
@@ -53,12 +54,11 @@ def test_every_signal_is_in_the_table_above() -> None:
         (Signal.CANCELLED, Situation.CANCELLED),
         (Signal.EMPTY_OUTPUT, Situation.EMPTY),
         (Signal.UNKNOWN_PROVIDER, Situation.UNKNOWN_PROVIDER),
+        (Signal.RESPONSE_GONE, Situation.RESPONSE_GONE),
     ],
 )
 def test_a_signal_has_copy_of_its_own(ask: Ask, signal: Signal, situation: Situation) -> None:
-    assert ask(signal=signal).error.message == SITUATIONS[situation].replace(
-        "{provider}", "the AI provider"
-    ).replace("the AI provider ended", "The AI provider ended")
+    assert ask(signal=signal).error.message == terminal_copy(ErrorKind.GENERIC, None, situation)
 
 
 def test_our_cancel_outranks_what_the_torn_stream_says(ask: Ask) -> None:
@@ -77,6 +77,16 @@ def test_a_cancel_that_was_not_ours_is_retried_where_we_know_it(
 def test_an_error_response_outranks_our_cancel(ask: Ask) -> None:
     assert ask(500, text="context canceled", signal=Signal.CANCELLED).error.retryable
     assert ask(401, text="context canceled", signal=Signal.CANCELLED).error.kind is ErrorKind.AUTH
+
+
+@pytest.mark.parametrize("chained", [False, True])
+def test_a_response_that_is_gone_is_no_lost_model_and_no_broken_chain(ask: Ask, chained: bool) -> None:
+    body = {"error": {"message": "Response with id 'resp_1' not found.", "code": "model_not_found"}}
+
+    classified = ask(404, body, signal=Signal.RESPONSE_GONE, chained=chained)
+
+    assert (classified.error.kind, classified.error.retryable) == (ErrorKind.TIMEOUT, True)
+    assert not classified.chain_broken
 
 
 def test_our_deadline_outranks_everything(ask: Ask) -> None:

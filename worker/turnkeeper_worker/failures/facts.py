@@ -37,6 +37,8 @@ class Signal(StrEnum):
     INCOMPLETE_JSON = "incomplete_json"
     EMPTY_OUTPUT = "empty_output"
     """The stream ended properly and held nothing."""
+    RESPONSE_GONE = "response_gone"
+    """The provider does not give back the background response that it was working on."""
     MISSING_KEY = "missing_key"
     UNKNOWN_PROVIDER = "unknown_provider"
     PROVIDER_DISABLED = "provider_disabled"

@@ -39,6 +39,8 @@ OWN_SIGNALS: Final = {
     Signal.DEADLINE: (ErrorKind.TIMEOUT, False, Situation.DEADLINE),
     Signal.CONTENT_FILTER: (ErrorKind.CONTENT_FILTER, False, None),
     Signal.CANCELLED: (ErrorKind.GENERIC, False, Situation.CANCELLED),
+    # Before the words of the refusal, which are those for a model or an anchor that is not found.
+    Signal.RESPONSE_GONE: (ErrorKind.TIMEOUT, True, Situation.RESPONSE_GONE),
 }
 
 LATE_SIGNALS: Final = {

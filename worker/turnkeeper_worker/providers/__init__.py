@@ -1,16 +1,18 @@
 """The providers: one file per API, behind one small interface."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from math import inf
 from types import MappingProxyType
 from typing import Any, assert_never
 
 import httpx
 
-from turnkeeper_worker.config import ProviderConfig
+from turnkeeper_worker.config import ModelConfig, ProviderConfig
 from turnkeeper_worker.failures import Failure, Signal
 from turnkeeper_worker.providers import anthropic_messages, openai_chat, openai_responses
+from turnkeeper_worker.providers.background import Background, Patience, Responses
 from turnkeeper_worker.providers.fields import storable
 from turnkeeper_worker.providers.http import (
     Timeouts,
@@ -32,6 +34,7 @@ from turnkeeper_worker.providers.interface import (
     Running,
     ToolSpec,
 )
+from turnkeeper_worker.providers.openai_responses import BackgroundStream
 from turnkeeper_worker.providers.stream import EventStream
 
 __all__ = [
@@ -57,6 +60,8 @@ class Api:
     path: str
     headers: Mapping[str, str]
     request_body: Callable[[Call], dict[str, Any]]
+    keeps: Callable[[Mapping[str, Any]], bool]
+    """Tells whether a request's body asks the provider to keep the response."""
     open_stream: Callable[..., EventStream]
 
 
@@ -68,27 +73,48 @@ class HttpProvider:
     url: str
     api: Api
     client: httpx.AsyncClient
-    timeouts: Timeouts
+    timeouts: Callable[[str], Timeouts]
+    """The watchdogs of a model."""
+    responses: Responses | None = None
+    """The responses that go on without us; None where there are none."""
+    patience: Patience = field(default_factory=Patience)
+    """For those."""
 
     async def call(self, call: Call, listener: Listener) -> Result:
         """Make one attempt; see `Provider.call`."""
-        request = self.client.build_request(
-            "POST",
-            self.url,
-            content=json_body(self.api.request_body(call)),
-            headers=call_headers(call.request_id),
+        if self.responses is not None and (call.background or call.running):
+            return await self._call_in_background(call, listener, self.responses)
+        body = self.api.request_body(call)
+        stream = self.api.open_stream(
+            listener=listener, provider=self.name, is_chained=call.is_chained, is_kept=self.api.keeps(body)
         )
-        stream = self.api.open_stream(listener=listener, provider=self.name, is_chained=call.is_chained)
-        return await stream_events(self.client, request, stream, self.timeouts)
+        return await stream_events(self.client, self._request(call, body), stream, self.timeouts(call.model))
 
     async def call_off(self, response_id: str) -> CalledOff:
         """Cancel a background response; see `Provider.call_off`."""
-        del response_id
-        return CalledOff(is_over=True)
+        return await self.responses.call_off(response_id) if self.responses else CalledOff(is_over=True)
 
     async def close(self) -> None:
         """Give the connections back."""
         await self.client.aclose()
+
+    async def _call_in_background(self, call: Call, listener: Listener, responses: Responses) -> Result:
+        background = Background(
+            responses=responses,
+            call=call,
+            listener=listener,
+            stream=BackgroundStream(listener=listener, provider=self.name, is_chained=call.is_chained),
+            timeouts=self.timeouts(call.model),
+            patience=self.patience,
+        )
+        if call.running is not None:
+            return await background.come_back(call.running)
+        return await background.create(self._request(call, self.api.request_body(call)))
+
+    def _request(self, call: Call, body: Mapping[str, Any]) -> httpx.Request:
+        return self.client.build_request(
+            "POST", self.url, content=json_body(body), headers=call_headers(call.request_id)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,14 +161,26 @@ def _open(name: str, config: ProviderConfig, environment: Mapping[str, str]) -> 
     if key is not None and not (key.isascii() and key.isprintable()):
         return Unusable(name, Signal.MISSING_KEY, f"{config.api_key_env} holds characters that no API key has.")
     api = _api(config, key)
+    client = open_client(api.headers, http2=config.http2)
+    url = endpoint(config.base_url, api.path)
     return HttpProvider(
         name=name,
-        url=endpoint(config.base_url, api.path),
+        url=url,
         api=api,
-        client=open_client(api.headers, http2=config.http2),
-        timeouts=Timeouts(
-            startup=config.startup_timeout_seconds or None, silence=config.silence_timeout_seconds or None
-        ),
+        client=client,
+        timeouts=partial(_timeouts, config),
+        responses=Responses(client=client, provider=name, url=url) if config.can_run_in_background else None,
+        patience=Patience(queue=config.queue_timeout_seconds or inf),
+    )
+
+
+def _timeouts(config: ProviderConfig, model: str) -> Timeouts:
+    """Return the watchdogs of a model: its own, or else the provider's; 0 is none."""
+    own = config.models.get(model) or ModelConfig()
+    startup, silence = own.startup_timeout_seconds, own.silence_timeout_seconds
+    return Timeouts(
+        startup=(config.startup_timeout_seconds if startup is None else startup) or None,
+        silence=(config.silence_timeout_seconds if silence is None else silence) or None,
     )
 
 
@@ -153,20 +191,27 @@ def _api(config: ProviderConfig, key: str | None) -> Api:
                 path=openai_responses.PATH,
                 headers=bearer(key, config.base_url),
                 request_body=partial(openai_responses.request_body, store=config.store),
-                open_stream=partial(openai_responses.ResponsesStream, store=config.store),
+                keeps=lambda body: bool(body["store"]),
+                open_stream=openai_responses.ResponsesStream,
             )
         case "openai-chat":
             return Api(
                 path=openai_chat.PATH,
                 headers=bearer(key, config.base_url),
                 request_body=openai_chat.request_body,
+                keeps=lambda _body: False,
                 open_stream=openai_chat.ChatStream,
             )
         case "anthropic-messages":
             return Api(
                 path=anthropic_messages.PATH,
-                headers=anthropic_messages.headers(key),
-                request_body=partial(anthropic_messages.request_body, max_output_tokens=config.max_output_tokens),
+                headers=anthropic_messages.headers(key, threads=config.threads),
+                request_body=partial(
+                    anthropic_messages.request_body,
+                    max_output_tokens=config.max_output_tokens,
+                    threads=config.threads,
+                ),
+                keeps=lambda body: "thread" in body,
                 open_stream=anthropic_messages.MessagesStream,
             )
         case other:

@@ -3,28 +3,31 @@
 https://docs.anthropic.com/en/docs/build-with-claude/streaming. An answer needs a `stop_reason` and `message_stop`;
 an `error` may come at any time, under status 200. Usage is cumulative, and a message that breaks off has cost its
 input already.
+
+With message threads the API keeps a conversation, for an hour at most: a message continues from the one before it,
+once, and brings only what is new. What a thread was opened with, its system prompt and its tools, stays as it was.
 """
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, assert_never
+from operator import methodcaller
+from typing import Any
 
 from turnkeeper.events import PartKind
 from turnkeeper.messages import (
-    Image,
-    Message,
+    Citation,
     Part,
     Reasoning,
-    Refusal,
     Source,
     Text,
     ToolCall,
-    ToolResult,
     WebSearch,
 )
+from turnkeeper_worker.providers.anthropic_history import THOUGHTS, spoken
 from turnkeeper_worker.providers.fields import (
     Path,
+    citation,
     counts,
     mapping,
     objects,
@@ -32,23 +35,21 @@ from turnkeeper_worker.providers.fields import (
     storable_object,
     text_or_none,
 )
-from turnkeeper_worker.providers.history import Block, Wire, arguments_object, conversation, text_block, tool_name
-from turnkeeper_worker.providers.interface import Call, Result
+from turnkeeper_worker.providers.history import Block, Wire, all_tools, arguments_object, conversation
+from turnkeeper_worker.providers.interface import Call, Result, ToolSpec
 from turnkeeper_worker.providers.stream import EventStream
-from turnkeeper_worker.replay import plain_name
 
 PATH = "/messages"
 VERSION = "2023-06-01"
+THREADS_BETA = "message-threads-2026-08-12"
 
 #: Fields that are ours to set.
-RESERVED_OPTIONS = frozenset({"messages", "model", "stream"})
+RESERVED_OPTIONS = frozenset({"messages", "model", "stream", "thread"})
 
-MAX_NAME_CHARS = 128
-UNSHOWN_IMAGE = "(An image that cannot be shown here.)"
-FAILED_TOOL = "The tool failed and said nothing."
-
-_MEDIA_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
-_THOUGHTS = frozenset({"thinking", "redacted_thinking"})
+_OPENED_WITH = frozenset({"system", "tools"})
+"""What a thread keeps from its first message, and refuses to be told again."""
+_UNTHREADED = frozenset({"cache_control", "context_management", "fallbacks"})
+"""What the API does not do in a thread; who asks for it goes without one."""
 _FINISHES: Mapping[str, str] = {
     "end_turn": "stop",
     "stop_sequence": "stop",
@@ -59,12 +60,16 @@ _FINISHES: Mapping[str, str] = {
     "model_context_window_exceeded": "model_context_window_exceeded",
 }
 """`stop_reason` → what we call it; an unknown reason keeps its name, and its answer its words."""
-_PIECES: Mapping[str, tuple[str, PartKind]] = {
-    "text_delta": ("text", "text"),
-    "thinking_delta": ("thinking", "reasoning"),
-    "input_json_delta": ("partial_json", "tool_call"),
+_PIECES: Mapping[str, str] = {
+    "text_delta": "text",
+    "thinking_delta": "thinking",
+    "input_json_delta": "partial_json",
+    "signature_delta": "signature",
+    "citations_delta": "citation",
 }
-"""Type of a delta → the field that holds its piece, and what the piece is."""
+"""Type of a delta → the field that holds its piece; other types are a later version's, and passed over."""
+_SAID: Mapping[object, PartKind] = {"text": "text", "thinking": "reasoning", "tool_use": "tool_call"}
+"""Type of a block → what its pieces are to those who listen; of other blocks they hear nothing."""
 _USAGE: Mapping[str, Path] = {
     "input_tokens": ("input_tokens",),
     "cached_tokens": ("cache_read_input_tokens",),
@@ -74,142 +79,73 @@ _USAGE: Mapping[str, Path] = {
 }
 
 
-def headers(key: str | None) -> dict[str, str]:
+def headers(key: str | None, *, threads: bool = False) -> dict[str, str]:
     """Return the headers by which the API knows its callers, and which of its versions they speak."""
-    return {"anthropic-version": VERSION} | ({"x-api-key": key} if key else {})
+    return (
+        {"anthropic-version": VERSION}
+        | ({"x-api-key": key} if key else {})
+        | ({"anthropic-beta": THREADS_BETA} if threads else {})
+    )
 
 
-def request_body(call: Call, *, max_output_tokens: int) -> dict[str, Any]:
+def request_body(call: Call, *, max_output_tokens: int, threads: bool = False) -> dict[str, Any]:
     """Return the JSON of the request.
 
     Args:
         call: What is asked.
         max_output_tokens: The limit that the API demands, where the call's options set none.
+        threads: Whether the API is to keep the conversation, so that a later call can continue from it.
     """
+    body = _plain_body(call, max_output_tokens)
+    if _lacks_thought(body["messages"]) and mapping(body.get("thinking")).get("type") == "enabled":
+        # The API wants a thought before the calls that are answered now, or no thinking at all.
+        del body["thinking"]
+    if call.is_chained:
+        kept = {name: value for name, value in body.items() if name not in _OPENED_WITH}
+        return kept | {"thread": {"type": "continue", "previous_message_id": call.previous_response_id}}
+    if not body.get("tools") and (names := _called(body["messages"])):
+        # The API takes no calls without tools, and these cannot be called; but a thread would go on to offer them.
+        tools = [{"name": name, "input_schema": {"type": "object"}} for name in names]
+        return body | {"tools": tools, "tool_choice": {"type": "none"}}
+    opens_thread = threads and call.may_chain and not _UNTHREADED & body.keys()
+    return body | ({"thread": {"type": "create"}} if opens_thread else {})
+
+
+def _plain_body(call: Call, max_output_tokens: int) -> dict[str, Any]:
+    """Return what is asked, as yet without regard to what the API would refuse beside it."""
     options = {name: value for name, value in call.options.items() if name not in RESERVED_OPTIONS}
-    messages = conversation(_spoken(call.history, may_search=_may_search(options)))
+    tools = all_tools(options.get("tools"), [_tool(tool) for tool in call.tools], methodcaller("get", "name"))
+    said = spoken(call.history, may_search=_may_search(tools), is_paused=call.continues)
     body: dict[str, Any] = options | {
         "model": call.model,
-        "messages": messages,
+        "messages": conversation(said, begins=not call.is_chained, ends=not call.continues),
         "max_tokens": options.get("max_tokens") or max_output_tokens,
         "stream": True,
     }
     if call.instructions:
         body["system"] = call.instructions
-    return _adjusted(body)
-
-
-def _adjusted(body: dict[str, Any]) -> dict[str, Any]:
-    """Adjust what was asked for to a history in which another provider called tools."""
-    if _lacks_thought(body["messages"]) and mapping(body.get("thinking")).get("type") == "enabled":
-        # The API wants a thought before the calls that are answered now, or no thinking at all.
-        body = {name: value for name, value in body.items() if name != "thinking"}
-    if not body.get("tools") and (names := _called(body["messages"])):
-        # The API takes no calls without tools; these cannot be called.
-        tools = [{"name": name, "input_schema": {"type": "object"}} for name in names]
-        body = body | {"tools": tools, "tool_choice": {"type": "none"}}
+    if tools:
+        body["tools"] = tools
     return body
 
 
-def _may_search(options: Mapping[str, Any]) -> bool:
-    return any(str(tool.get("type")).startswith("web_search_") for tool in objects(options.get("tools")))
+def _tool(tool: ToolSpec) -> Block:
+    return {"name": tool.name, "description": tool.description, "input_schema": dict(tool.parameters)}
+
+
+def _may_search(tools: object) -> bool:
+    return any(str(tool.get("type")).startswith("web_search_") for tool in objects(tools))
 
 
 def _lacks_thought(messages: list[Wire]) -> bool:
     """Whether the tool calls that are answered now were made without a thought."""
     called = messages[-2]["content"] if len(messages) > 1 else []
-    return any(block["type"] == "tool_use" for block in called) and called[0]["type"] not in _THOUGHTS
+    return any(block["type"] == "tool_use" for block in called) and called[0]["type"] not in THOUGHTS
 
 
 def _called(messages: Iterable[Wire]) -> list[str]:
     blocks = (block for message in messages for block in message["content"])
     return sorted({block["name"] for block in blocks if block["type"] == "tool_use"})
-
-
-def _spoken(history: Iterable[Message], *, may_search: bool) -> Iterator[Wire]:
-    for message in history:
-        blocks = [block for part in message.parts for block in _blocks(part, may_search=may_search)]
-        # A message may not end in a thought, and one that led to nothing is of no use.
-        while blocks and blocks[-1]["type"] in _THOUGHTS:
-            blocks.pop()
-        if blocks:
-            yield {"role": message.role, "content": blocks}
-
-
-def _blocks(part: Part, *, may_search: bool) -> Iterator[Block]:
-    match part:
-        case Text(text=text) | Refusal(text=text):
-            if text.strip():
-                yield text_block(text)
-        case Image(url=url):
-            yield _image(url)
-        case Reasoning():
-            yield from _thought(part)
-        case ToolCall():
-            yield _tool_use(part)
-        case ToolResult():
-            yield _tool_result(part)
-        case WebSearch():
-            yield from _search(part) if may_search else ()
-        case other:
-            assert_never(other)
-
-
-def _thought(thought: Reasoning) -> Iterator[Block]:
-    """Give a thought back under its seal; without one it is not Anthropic's, or damaged, and would be refused."""
-    if thought.signature:
-        yield {"type": "thinking", "thinking": thought.text, "signature": thought.signature}
-    elif thought.redacted:
-        yield {"type": "redacted_thinking", "data": thought.redacted}
-
-
-def _image(url: str) -> Block:
-    head, _, data = url.partition(",")
-    media_type, *parameters = head.removeprefix("data:").split(";")
-    if url.startswith("https://"):
-        return {"type": "image", "source": {"type": "url", "url": url}}
-    if head.startswith("data:") and "base64" in parameters and media_type in _MEDIA_TYPES and data:
-        return {"type": "image", "source": {"type": "base64", "media_type": media_type, "data": data}}
-    return text_block(UNSHOWN_IMAGE)
-
-
-def _tool_use(call: ToolCall) -> Block:
-    return {
-        "type": "tool_use",
-        "id": plain_name(call.call_id, MAX_NAME_CHARS),
-        "name": tool_name(call.name, MAX_NAME_CHARS),
-        "input": arguments_object(call.arguments),
-    }
-
-
-def _tool_result(result: ToolResult) -> Block:
-    block: Block = {"type": "tool_result", "tool_use_id": plain_name(result.call_id, MAX_NAME_CHARS)}
-    if result.output.strip():
-        block["content"] = result.output
-    elif result.is_error:
-        # Nothing is a result, but an error has to say something.
-        block["content"] = FAILED_TOOL
-    return block | ({"is_error": True} if result.is_error else {})
-
-
-def _search(search: WebSearch) -> Iterator[Block]:
-    """Give a search back together with what it found, or not at all."""
-    sources = search.sources or ()
-    if not (search.id and sources and all(source.encrypted for source in sources)):
-        return
-    asked = {name: value for name, value in (search.action or {}).items() if name != "type"}
-    yield {"type": "server_tool_use", "id": search.id, "name": "web_search", "input": asked}
-    found = [
-        {
-            "type": "web_search_result",
-            "url": source.url,
-            "title": source.title or source.url,
-            "encrypted_content": source.encrypted,
-        }
-        | ({"page_age": source.age} if source.age else {})
-        for source in sources
-    ]
-    yield {"type": "web_search_tool_result", "tool_use_id": search.id, "content": found}
 
 
 @dataclass(slots=True)
@@ -219,6 +155,7 @@ class _Block:
     start: Mapping[str, Any]
     pieces: list[str] = field(default_factory=list)
     signature: list[str] = field(default_factory=list)
+    citations: list[object] = field(default_factory=list)
     is_open: bool = True
 
     @property
@@ -266,33 +203,42 @@ class MessagesStream(EventStream):
     def _begin(self, message: Mapping[str, Any]) -> None:
         self._started(message.get("id"))
         self.model = text_or_none(message.get("model"))
-        self._count(message.get("usage"))
+        self._tally(message.get("usage"))
 
-    def _count(self, usage: object) -> None:
+    def _tally(self, usage: object) -> None:
         self._tokens |= {name: count for name, count in mapping(usage).items() if count is not None}
-        self.usage = read_usage(self._tokens)
+        self._counted(read_usage(self._tokens))
 
     def _hear(self, event: Mapping[str, Any]) -> Result | None:
+        delta = mapping(event.get("delta"))
+        kind = delta.get("type")
+        if not isinstance(kind, str) or kind not in _PIECES:
+            return None
         block = self._blocks.get(_index(event))
         if block is None:
             return self.broken("a delta belongs to no block")
-        delta = mapping(event.get("delta"))
-        if known := _PIECES.get(str(delta.get("type"))):
-            name, kind = known
-            if isinstance(piece := delta.get(name), str):
-                block.pieces.append(piece)
-                if block.type != "server_tool_use":
-                    self._said(kind, piece)
-        elif isinstance(seal := delta.get("signature"), str):
-            block.signature.append(seal)
+        self._add(block, kind, delta.get(_PIECES[kind]))
         return None
+
+    def _add(self, block: _Block, kind: str, piece: object) -> None:
+        match kind, piece:
+            case "citations_delta", _:
+                block.citations.append(piece)
+            case "signature_delta", str():
+                block.signature.append(piece)
+            case _, str():
+                block.pieces.append(piece)
+                if said := _SAID.get(block.type):
+                    self._said(said, piece)
+            case _:
+                pass
 
     def _close(self, event: Mapping[str, Any]) -> None:
         if block := self._blocks.get(_index(event)):
             block.is_open = False
 
     def _stop(self, event: Mapping[str, Any]) -> None:
-        self._count(event.get("usage"))
+        self._tally(event.get("usage"))
         delta = mapping(event.get("delta"))
         if delta.get("stop_reason"):
             self._stopped = delta
@@ -307,6 +253,9 @@ class MessagesStream(EventStream):
     def _conclude(self) -> Result:
         reason = storable(str(self._stopped.get("stop_reason")))
         why = {name: self._stopped[name] for name in ("stop_reason", "stop_details") if self._stopped.get(name)}
+        # What another model wrote in place of the one that was asked is in no thread.
+        iterations = objects(self._tokens.get("iterations"))
+        self.is_kept = self.is_kept and all(one.get("type") != "fallback_message" for one in iterations)
         return self._answer(_read_blocks(self._blocks.values()), _FINISHES.get(reason, reason), why=why)
 
 
@@ -318,15 +267,18 @@ def _index(event: Mapping[str, Any]) -> int | None:
 def _read_blocks(blocks: Iterable[_Block]) -> Iterator[Part]:
     """Bring the blocks of a message into the normal form; what has no place in it is left out."""
     every = list(blocks)
+    asked = {str(block.start.get("id")) for block in every if block.type == "server_tool_use"}
     found = {
         str(block.start.get("tool_use_id")): _read_sources(block.start.get("content"))
         for block in every
         if block.type == "web_search_tool_result"
     }
+    # What was looked for in another message, before a pause.
+    late = {search_id: sources for search_id, sources in found.items() if sources and search_id not in asked}
     for block in every:
         match block.type:
             case "text" if text := block.text("text"):
-                yield Text(text=storable(text))
+                yield Text(text=storable(text), citations=_read_citations(block))
             case "thinking":
                 yield _read_thought(block)
             case "redacted_thinking":
@@ -335,6 +287,8 @@ def _read_blocks(blocks: Iterable[_Block]) -> Iterator[Part]:
                 yield _read_call(block)
             case "server_tool_use" if block.start.get("name") == "web_search":
                 yield _read_search(block, found)
+            case "web_search_tool_result" if (search_id := str(block.start.get("tool_use_id"))) in late:
+                yield WebSearch(id=storable(search_id), sources=late[search_id])
             case _:
                 continue
 
@@ -346,6 +300,12 @@ def _read_thought(block: _Block) -> Reasoning:
     # A text that had to be changed to be stored no longer fits its seal.
     is_intact = seal and (kept, storable(seal)) == (written, seal)
     return Reasoning(text=kept, signature=seal if is_intact else None)
+
+
+def _read_citations(block: _Block) -> tuple[Citation, ...]:
+    told = [*objects(block.start.get("citations")), *objects(block.citations)]
+    found = (citation(one) for one in told if one.get("type") == "web_search_result_location")
+    return tuple(one for one in found if one is not None)
 
 
 def _read_call(block: _Block) -> ToolCall:

@@ -2,19 +2,20 @@
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
-from urllib.parse import urlsplit
+from functools import partial
+from typing import Any, TypeAlias, cast
+from urllib.parse import urlencode, urlsplit
 
 import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
 from pydantic_core import from_json
 
-from turnkeeper_worker.failures import Phase, Signal, describe
+from turnkeeper_worker.failures import Failure, Phase, Signal, describe
 from turnkeeper_worker.providers.interface import Failed, Result
-from turnkeeper_worker.providers.sse import SseDecoder
+from turnkeeper_worker.providers.sse import MAX_EVENT_BYTES, SseDecoder
 from turnkeeper_worker.providers.stream import EventStream
 
 MAX_ERROR_BODY_BYTES = 64 * 1024
@@ -27,6 +28,10 @@ LAST_WORDS_SECONDS = 5.0
 """How long an answer that is whole waits for its usage and for the end of the stream."""
 
 
+Listen: TypeAlias = Callable[[httpx.Response, asyncio.Timeout], Awaitable[Result]]
+"""Hears the events of a stream whose head has come, and puts the watchdog off while they do."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
     """The two watchdogs of a call, in seconds; None lets it wait for ever."""
@@ -37,14 +42,15 @@ class Timeouts:
     """Between two events; keep-alive pings count."""
 
 
-def endpoint(base_url: str, path: str) -> str:
+def endpoint(base_url: str, path: str, query: Iterable[tuple[str, str]] = ()) -> str:
     """Return the URL of *path* below *base_url*, whose query, which httpx would tear apart, stays in its place.
 
-    >>> endpoint("https://a.example/openai/?api-version=1", "/chat/completions")
-    'https://a.example/openai/chat/completions?api-version=1'
+    >>> endpoint("https://a.example/openai/?api-version=1", "/chat/completions", [("stream", "true")])
+    'https://a.example/openai/chat/completions?api-version=1&stream=true'
     """
     parts = urlsplit(base_url)
-    return parts._replace(path=parts.path.rstrip("/") + path).geturl()
+    queries = (parts.query, urlencode(list(query)))
+    return parts._replace(path=parts.path.rstrip("/") + path, query="&".join(filter(None, queries))).geturl()
 
 
 def open_client(headers: Mapping[str, str], *, http2: bool = False) -> httpx.AsyncClient:
@@ -54,17 +60,55 @@ def open_client(headers: Mapping[str, str], *, http2: bool = False) -> httpx.Asy
     It speaks HTTP/1.1 only.
     """
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)
-    transport: httpx.AsyncBaseTransport = (
-        httpx.AsyncHTTPTransport(http2=True, limits=limits)
-        if http2
-        else AiohttpTransport(client=_open_session, limits=limits)
-    )
     # The watchdogs are ours; the transport's would fire first and tell less.
     return httpx.AsyncClient(
         headers=headers,
-        transport=transport,
+        transport=Http2Transport() if http2 else AiohttpTransport(client=_open_session, limits=limits),
         timeout=None,  # noqa: S113 - see the comment above
     )
+
+
+class Http2Transport(httpx.AsyncBaseTransport):
+    """HTTP/2, with a connection of its own for each call.
+
+    On a shared one a call cannot be called off: httpcore forgets the stream and tells nobody, the provider goes on
+    and charges, and after a hundred of them the connection takes no more (https://github.com/encode/httpcore/pull/1098).
+    """
+
+    def __init__(self) -> None:
+        self._tls = httpx.create_ssl_context()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send *request* over a new connection, which is closed with the response."""
+        # Without TLS the two sides have no way to agree on the version.
+        has_tls = request.url.scheme == "https"
+        transport = httpx.AsyncHTTPTransport(verify=self._tls, http1=has_tls, http2=True)
+        try:
+            response = await transport.handle_async_request(request)
+        except BaseException:
+            await transport.aclose()
+            raise
+        response.stream = _LastStream(cast("httpx.AsyncByteStream", response.stream), transport)
+        return response
+
+
+class _LastStream(httpx.AsyncByteStream):
+    """The only stream of a connection, which ends with it."""
+
+    def __init__(self, stream: httpx.AsyncByteStream, transport: httpx.AsyncHTTPTransport) -> None:
+        self._stream = stream
+        self._transport = transport
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for data in self._stream:
+            yield data
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        try:
+            await self._stream.aclose()
+        finally:
+            await self._transport.aclose()
 
 
 def _open_session() -> aiohttp.ClientSession:
@@ -77,14 +121,33 @@ async def stream_events(
     client: httpx.AsyncClient, request: httpx.Request, stream: EventStream, timeouts: Timeouts
 ) -> Result:
     """Send *request* and let *stream* hear the events, until one of them or a failure ends it."""
+    listen = partial(_listen, stream=stream, silence=timeouts.silence)
+    return await converse(client, request, stream, startup=timeouts.startup, listen=listen)
+
+
+async def converse(
+    client: httpx.AsyncClient,
+    request: httpx.Request,
+    stream: EventStream,
+    *,
+    startup: float | None,
+    listen: Listen,
+) -> Result:
+    """Send *request* and let *listen* hear the stream that comes; without one, state why in the name of *stream*.
+
+    Args:
+        client: Makes the connection.
+        request: What is sent.
+        stream: Knows the facts of what goes wrong.
+        startup: How long the watchdog waits, in seconds, before *listen* puts it off for the first time.
+        listen: Hears the stream; the transport's errors and the watchdog may strike in it.
+    """
     try:
         # Armed before the connection is opened: a provider that does not even accept is silent too.
-        async with asyncio.timeout(timeouts.startup) as watchdog:
+        async with asyncio.timeout(startup) as watchdog:
             response = await client.send(request, stream=True)
             try:
-                return await _refusal(response, stream) or await _listen(
-                    response, stream, watchdog, timeouts.silence
-                )
+                return await _refusal(response, stream) or await listen(response, watchdog)
             finally:
                 await response.aclose()
     except TimeoutError:
@@ -95,7 +158,7 @@ async def stream_events(
 
 
 async def _listen(
-    response: httpx.Response, stream: EventStream, watchdog: asyncio.Timeout, silence: float | None
+    response: httpx.Response, watchdog: asyncio.Timeout, *, stream: EventStream, silence: float | None
 ) -> Result:
     loop = asyncio.get_running_loop()
     decoder = SseDecoder()
@@ -124,7 +187,7 @@ async def _refusal(response: httpx.Response, stream: EventStream) -> Failed | No
     content_type = response.headers.get("content-type", "")
     if response.status_code == httpx.codes.OK and not content_type.startswith(("text/html", "application/json")):
         return None
-    body = await _read_some(response)
+    body = await _read_some(response, MAX_ERROR_BODY_BYTES)
     signal = Signal.STREAM_TRUNCATED if response.status_code == httpx.codes.OK else None
     return stream.failed(
         body,
@@ -135,13 +198,46 @@ async def _refusal(response: httpx.Response, stream: EventStream) -> Failed | No
     )
 
 
-async def _read_some(response: httpx.Response) -> bytes:
+async def _read_some(response: httpx.Response, most: int) -> bytes:
     body = bytearray()
     async for data in response.aiter_bytes():
         body += data
-        if len(body) >= MAX_ERROR_BODY_BYTES:
+        if len(body) >= most:
             break
-    return bytes(body[:MAX_ERROR_BODY_BYTES])
+    return bytes(body[:most])
+
+
+async def fetch_object(
+    client: httpx.AsyncClient, request: httpx.Request, *, provider: str, seconds: float | None
+) -> dict[str, Any] | Failure:
+    """Send *request* and return the JSON object of its answer, or the facts of why there is none.
+
+    Args:
+        client: Makes the connection.
+        request: What is sent.
+        provider: In whose name a failure is stated.
+        seconds: How long all of it may take; None waits for ever.
+    """
+    facts = partial(Failure, provider=provider, phase=Phase.RESUME)
+    try:
+        async with asyncio.timeout(seconds):
+            response = await client.send(request, stream=True)
+            try:
+                body = await _read_some(response, MAX_EVENT_BYTES)
+            finally:
+                await response.aclose()
+    except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
+        return facts(exceptions=describe(error))
+    answered = partial(facts, status=response.status_code, headers=dict(response.headers))
+    if not response.is_success:
+        return answered(body=body[:MAX_ERROR_BODY_BYTES])
+    try:
+        value = from_json(body, allow_inf_nan=False) if body else {}
+    except ValueError:
+        value = None
+    if isinstance(value, dict):
+        return value
+    return answered(signal=Signal.STREAM_TRUNCATED, body=body[:MAX_ERROR_BODY_BYTES])
 
 
 def json_body(body: Mapping[str, Any]) -> bytes:

@@ -12,9 +12,26 @@ from typing import Any
 
 from turnkeeper.messages import Image, Message, Part, Reasoning, Refusal, Text, ToolCall, ToolResult
 from turnkeeper_worker.failures import Signal
-from turnkeeper_worker.providers.fields import Path, counts, mapping, objects, storable, text_or_none
-from turnkeeper_worker.providers.history import Block, Wire, arguments_object, conversation, text_block, tool_name
-from turnkeeper_worker.providers.interface import Call, Result
+from turnkeeper_worker.providers.fields import (
+    Path,
+    counts,
+    mapping,
+    objects,
+    storable,
+    text_or_none,
+    url_citations,
+)
+from turnkeeper_worker.providers.history import (
+    Block,
+    Wire,
+    all_tools,
+    arguments_object,
+    conversation,
+    result_text,
+    text_block,
+    tool_name,
+)
+from turnkeeper_worker.providers.interface import Call, Result, ToolSpec
 from turnkeeper_worker.providers.stream import EventStream
 
 PATH = "/chat/completions"
@@ -56,6 +73,8 @@ _USAGE: Mapping[str, Path] = {
 def request_body(call: Call) -> dict[str, Any]:
     """Return the JSON of the request."""
     options = {name: value for name, value in call.options.items() if name not in RESERVED_OPTIONS}
+    if tools := all_tools(options.get("tools"), [_tool(tool) for tool in call.tools], _name_of):
+        options["tools"] = tools
     return options | {
         "model": call.model,
         "messages": list(_messages(call)),
@@ -63,6 +82,15 @@ def request_body(call: Call) -> dict[str, Any]:
         # Without it a stream does not say what it cost.
         "stream_options": {"include_usage": True},
     }
+
+
+def _tool(tool: ToolSpec) -> Block:
+    function = {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)}
+    return {"type": "function", "function": function}
+
+
+def _name_of(tool: Block) -> object:
+    return mapping(tool.get("function")).get("name")
 
 
 def _messages(call: Call) -> Iterator[Wire]:
@@ -88,8 +116,8 @@ def _from_user(parts: Iterable[Part]) -> Iterator[Wire]:
     content: list[Block] = []
     for part in parts:
         match part:
-            case ToolResult(call_id=call_id, output=output):
-                yield {"role": "tool", "tool_call_id": call_id, "content": output}
+            case ToolResult(call_id=call_id):
+                yield {"role": "tool", "tool_call_id": call_id, "content": result_text(part)}
             case Text(text=text) if text:
                 content.append(text_block(text))
             case Image(url=url):
@@ -147,6 +175,7 @@ class ChatStream(EventStream):
     _refusal: list[str] = field(default_factory=list)
     _thought: list[str] = field(default_factory=list)
     _told_in: str | None = None
+    _annotations: list[object] = field(default_factory=list)
     _calls: list[_HalfCall] = field(default_factory=list)
     _calls_at: dict[object, _HalfCall] = field(default_factory=dict)
     _finish: str | None = None
@@ -163,9 +192,10 @@ class ChatStream(EventStream):
             # Azure leaves it empty in a first chunk about its filters.
             self.model = text_or_none(event.get("model")) or None
         if usage := event.get("usage"):
-            self.usage = counts(usage, _USAGE) or self.usage
+            self._counted(counts(usage, _USAGE))
         for choice in objects(event.get("choices"))[:1]:
             self._hear(mapping(choice.get("delta")))
+            self._note(choice)
             if finish := text_or_none(choice.get("finish_reason")):
                 return self._end(finish, choice)
         return None
@@ -185,6 +215,11 @@ class ChatStream(EventStream):
                 break
         for piece in objects(delta.get("tool_calls")):
             self._hear_call(piece)
+
+    def _note(self, choice: Mapping[str, Any]) -> None:
+        # Some servers end with the whole message, and note only there what it rests on.
+        for place in ("delta", "message"):
+            self._annotations += objects(mapping(choice.get(place)).get("annotations"))
 
     def _hear_call(self, delta: Mapping[str, Any]) -> None:
         half = self._call_of(delta)
@@ -225,7 +260,7 @@ class ChatStream(EventStream):
             told_in = "reasoning_content" if self._told_in == "reasoning_content" else "reasoning"
             yield Reasoning(text=storable(thought), told_in=told_in)
         if text := "".join(self._text):
-            yield Text(text=storable(text))
+            yield Text(text=storable(text), citations=url_citations(self._annotations, text))
         if refusal := "".join(self._refusal):
             yield Refusal(text=storable(refusal))
         for number, half in enumerate(self._calls, start=1):

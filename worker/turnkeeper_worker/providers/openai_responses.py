@@ -31,9 +31,10 @@ from turnkeeper_worker.providers.fields import (
     storable,
     storable_object,
     text_or_none,
+    url_citations,
 )
 from turnkeeper_worker.providers.history import tool_name
-from turnkeeper_worker.providers.interface import Call, Result
+from turnkeeper_worker.providers.interface import Call, Result, ToolSpec
 from turnkeeper_worker.providers.stream import EventStream
 
 PATH = "/responses"
@@ -51,6 +52,10 @@ _PIECES: Mapping[str, PartKind] = {
     "response.function_call_arguments.delta": "tool_call",
 }
 _TERMINAL = frozenset({"response.completed", "response.incomplete", "response.failed"})
+_ANSWERS = frozenset({"completed", "incomplete"})
+_OVER = _ANSWERS | {"failed", "cancelled"}
+STATUSES = _OVER | {"queued", "in_progress"}
+"""How a response may be."""
 _USAGE: Mapping[str, Path] = {
     "input_tokens": ("input_tokens",),
     "cached_tokens": ("input_tokens_details", "cached_tokens"),
@@ -70,16 +75,43 @@ def request_body(call: Call, *, store: bool) -> dict[str, Any]:
         "stream": True,
         "store": store,
     }
+    if call.background:
+        # What is not kept cannot go on without us.
+        body |= {"background": True, "store": True}
+    if call.tools:
+        body["tools"] = _tools(call.tools, options.get("tools"))
     if call.instructions is not None:
         # Not inherited along a chain, so sent each time.
         body["instructions"] = call.instructions
     if call.previous_response_id is not None:
         body["previous_response_id"] = call.previous_response_id
-    if not store:
-        asked = options.get("include")
-        wanted = (one for one in asked if isinstance(one, str)) if isinstance(asked, list) else ()
-        body["include"] = sorted({*wanted, "reasoning.encrypted_content"})
+    if not body["store"]:
+        body["include"] = sorted({*included(call), "reasoning.encrypted_content"})
     return body
+
+
+def included(call: Call) -> list[str]:
+    """Return what the options want to see beside the usual output."""
+    asked = call.options.get("include")
+    return [one for one in asked if isinstance(one, str)] if isinstance(asked, list) else []
+
+
+def _tools(ours: Iterable[ToolSpec], asked: object) -> list[Any]:
+    """Offer the worker's tools beside those of the options, and instead of one of the same name."""
+    described = [
+        {
+            "type": "function",
+            "name": tool.name,
+            "description": tool.description,
+            "parameters": dict(tool.parameters),
+            # The strict mode refuses a schema that leaves anything open, which most do.
+            "strict": False,
+        }
+        for tool in ours
+    ]
+    names = {tool["name"] for tool in described}
+    others = asked if isinstance(asked, list) else []
+    return [*(other for other in others if mapping(other).get("name") not in names), *described]
 
 
 def _items(history: Iterable[Message]) -> Iterator[dict[str, Any]]:
@@ -151,7 +183,6 @@ def _plain_item(part: Part) -> dict[str, Any] | None:
 class ResponsesStream(EventStream):
     """Reads the events of one response until its end."""
 
-    store: bool
     _items: list[dict[str, Any]] = field(default_factory=list)
     _response: Mapping[str, Any] = field(default_factory=dict)
 
@@ -170,13 +201,12 @@ class ResponsesStream(EventStream):
             self._started(mapping(event.get("response")).get("id"))
         return None
 
-    def _end(self, response: object) -> Result:
-        if not isinstance(response, dict):
-            return self.broken("the last event holds no response")
+    def judge(self, response: Mapping[str, Any]) -> Result:
+        """Judge the response at its end, whether the last event brought it or a retrieval."""
         self._response = response
         self.response_id = text_or_none(response.get("id")) or self.response_id
         self.model = text_or_none(response.get("model"))
-        self.usage = read_usage(response.get("usage"))
+        self._counted(read_usage(response.get("usage")))
         match response.get("status"):
             case "completed" | "incomplete":
                 return self._conclude()
@@ -187,18 +217,93 @@ class ResponsesStream(EventStream):
             case _:
                 return self.failed(response.get("error"), Signal.STREAM_TRUNCATED)
 
+    def _end(self, response: object) -> Result:
+        if not isinstance(response, dict):
+            return self.broken("the last event holds no response")
+        return self.judge(response)
+
     def _conclude(self) -> Result:
-        output = self._response.get("output")
-        parts = read_items(output if isinstance(output, list) and output else self._items)
         why = self._response.get("incomplete_details")
         return self._answer(
-            parts, self._finish(why), why={"incomplete_details": why} if why else None, stored=self.store
+            read_items(self._output()),
+            self._finish(why),
+            why={"incomplete_details": why} if why else None,
         )
+
+    def _output(self) -> list[dict[str, Any]]:
+        """Return the items of the response; some servers leave them out of the last event."""
+        return objects(self._response.get("output")) or self._items
 
     def _finish(self, why: object) -> str:
         if self._response.get("status") == "completed":
             return "stop"
         return text_or_none(mapping(why).get("reason")) or "incomplete"
+
+
+@dataclass(slots=True, kw_only=True)
+class BackgroundStream(ResponsesStream):
+    """Reads the events of one background response, over as many connections as it takes to hear its end."""
+
+    is_kept: bool = True
+    cursor: int = -1
+    """The sequence number of the last event that was heard; -1 where none had one."""
+    is_queued: bool = False
+    """Whether the model has yet to begin."""
+    is_told: bool = False
+    """Whether the stream has come to its last event, which may leave out what only the response itself holds."""
+    is_over: bool = False
+    """Whether the response has ended, and not merely a connection."""
+    _heard_before: int = -1
+
+    def resume(self) -> int:
+        """Prepare for another connection; return the cursor behind which it is to begin."""
+        self._heard_before = self.cursor
+        return self.cursor
+
+    def take(self, event: object) -> Result | None:
+        """Hear one event, unless it is one that was heard before."""
+        told = mapping(event)
+        number = told.get("sequence_number")
+        if isinstance(number, int):
+            if number <= self._heard_before:
+                # Some servers begin again at the start.
+                return None
+            self.cursor = max(self.cursor, number)
+        self._note(str(told.get("type")), mapping(told.get("response")))
+        return ResponsesStream.take(self, event)
+
+    def find(self, response: Mapping[str, Any]) -> Result | None:
+        """Take in the response as it was retrieved; return the result where it is over."""
+        if self.response_id and not self.has_begun:
+            self.listener.started(self.response_id)
+        self.has_begun = True
+        status = status_of(response)
+        self.is_queued = status == "queued"
+        return self.judge(response) if status in _OVER else None
+
+    def judge(self, response: Mapping[str, Any]) -> Result:
+        """Judge the response at its end; see `ResponsesStream.judge`."""
+        self.is_over = True
+        return ResponsesStream.judge(self, response)
+
+    def _note(self, name: str, response: Mapping[str, Any]) -> None:
+        # A ping says nothing about the response.
+        if name.startswith("response."):
+            self.is_queued = name == "response.queued" or status_of(response) == "queued"
+            self._started(response.get("id"))
+
+    def _end(self, response: object) -> Result:
+        self.is_told = True
+        told = mapping(response)
+        status = status_of(told)
+        if status in _OVER - _ANSWERS or (status in _ANSWERS and told.get("output")):
+            return self.judge(told)
+        # As if the connection had been lost just before: the response itself will tell.
+        return self.cut()
+
+    def _output(self) -> list[dict[str, Any]]:
+        """Return the items of the response alone: those that were heard may be a part of them."""
+        return objects(self._response.get("output"))
 
 
 def read_items(items: Iterable[object]) -> tuple[Part, ...]:
@@ -245,11 +350,16 @@ def _read_content(content: object) -> Iterator[Part]:
     for one in content if isinstance(content, list) else ():
         match one:
             case {"type": "output_text", "text": str(text)}:
-                yield Text(text=storable(text))
+                yield Text(text=storable(text), citations=url_citations(one.get("annotations"), text))
             case {"type": "refusal", "refusal": str(text)}:
                 yield Refusal(text=storable(text))
             case _:
                 continue
+
+
+def status_of(response: Mapping[str, Any]) -> str:
+    """Return how a response is, in the API's word; empty where it does not say."""
+    return text_or_none(response.get("status")) or ""
 
 
 def read_usage(usage: object) -> dict[str, int] | None:

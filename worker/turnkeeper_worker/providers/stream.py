@@ -27,6 +27,8 @@ class EventStream(ABC):
     listener: Listener
     provider: str
     is_chained: bool = False
+    is_kept: bool = False
+    """The provider keeps the response, so that a later call can continue from it."""
     response_id: str | None = None
     model: str | None = None
     usage: dict[str, int] | None = None
@@ -87,19 +89,24 @@ class EventStream(ABC):
             self.response_id = storable(response_id)
             self.listener.started(self.response_id)
 
+    def _counted(self, usage: dict[str, int] | None) -> None:
+        """Note what the response has cost so far; None says nothing about it."""
+        if usage and usage != self.usage:
+            self.usage = usage
+            self.listener.counted(usage)
+
     def _said(self, kind: PartKind, piece: str) -> None:
         if piece:
             self.is_visible = self.is_visible or kind in {"text", "refusal"}
             self.listener.said(kind, storable(piece))
 
-    def _answer(self, said: Iterable[Part], finish: str, *, why: object, stored: bool = False) -> Result:
+    def _answer(self, said: Iterable[Part], finish: str, *, why: object) -> Result:
         """Return the answer, or the failure where nothing was said.
 
         Args:
             said: The parts of the response, in order.
             finish: Why the model stopped, in the words of `Answer.finish`.
             why: The same in the provider's words; it decides whether another attempt can do better.
-            stored: Whether the provider keeps the response.
         """
         parts = tuple(part for part in said if finish in _WHOLE or not isinstance(part, ToolCall))
         if finish in _FILTERED and not _says_something(parts):
@@ -107,7 +114,7 @@ class EventStream(ABC):
         if not (_says_something(parts) or (finish == "pause_turn" and parts)):
             return self.failed(why, Signal.EMPTY_OUTPUT)
         calls_tools = any(isinstance(part, ToolCall) for part in parts)
-        if finish in {"stop", "tool_calls"}:
+        if finish in _WHOLE:
             # Servers disagree on how to call the end of an answer that asks for tools; the parts do not.
             finish = "tool_calls" if calls_tools else "stop"
         return Answer(
@@ -116,8 +123,8 @@ class EventStream(ABC):
             model=self.model,
             usage=self.usage,
             finish=finish,
-            # An incomplete response, or one whose tool calls are still open, leads a chain astray.
-            can_anchor=stored and finish == "stop" and self.response_id is not None,
+            # An incomplete response leads a chain astray; open calls do not where the next request answers them.
+            can_anchor=self.is_kept and finish in _WHOLE and self.response_id is not None,
         )
 
 
