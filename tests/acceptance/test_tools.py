@@ -321,3 +321,39 @@ def replace_worker(site: Site) -> None:
     """Kill the worker as the kernel would, and start another one."""
     site.running.workers.pop(0).kill()
     site.running.start_worker()
+
+
+SEARCHES = {
+    SIMULATOR: [{"type": "web_search"}],
+    SIMULATOR_CHAT: [],
+    SIMULATOR_MESSAGES: [{"type": "web_search_20250305", "name": "web_search"}],
+}
+"""How each API is told that the model may search by itself."""
+
+
+def test_a_chat_goes_round_all_providers_with_tools_reasoning_and_searches_and_none_refuses_it(
+    workshop: Site,
+) -> None:
+    everything = calling(("look", {"mark": "it"}), ("weather", {"city": "Oslo"}))
+    everything |= {"reasoning": "Let me think.", "search": "rivers"}
+    chat, views = None, []
+
+    for number, provider in enumerate((SIMULATOR, SIMULATOR_MESSAGES, SIMULATOR_CHAT, SIMULATOR) * 2, start=1):
+        answer = {"type": "answer", "reasoning": "So be it.", "search": "lakes"}
+        views.append(
+            workshop.run(
+                f"Message {number} {workshop.script(everything, answer)}",
+                chat=chat,
+                provider=provider,
+                tools=("look", "weather"),
+                options={"tools": SEARCHES[provider]} if SEARCHES[provider] else {},
+            )
+        )
+        chat = views[-1].chat_id
+
+    assert [one.state for one in views] == [TurnState.COMPLETED] * 8
+    assert {one.outcome for view in views for one in view.attempts} == {AttemptOutcome.COMPLETED}
+    assert [len(view.attempts) for view in views] == [2] * 8
+    for number, view in enumerate(views[1:], start=2):
+        assert f"{number} user messages" in view.text
+        assert "Message 1" in view.text

@@ -28,7 +28,7 @@ from turnkeeper_worker.config import ProviderConfig, Settings
 from turnkeeper_worker.database import Database
 from turnkeeper_worker.leases import Leases, Stop
 from turnkeeper_worker.live import Live
-from turnkeeper_worker.outcomes import Dropped, Outcome
+from turnkeeper_worker.outcomes import Dropped, HandedBack, Outcome
 from turnkeeper_worker.providers import Provider, open_providers
 from turnkeeper_worker.rescue import Rescuer
 from turnkeeper_worker.telemetry import get_logger
@@ -41,6 +41,8 @@ log = get_logger(__name__)
 REDIS_TIMEOUT_SECONDS = 5
 UPKEEP_CONNECTIONS = 3
 """The heartbeat's, the rescue loop's and that of the call-offs."""
+DECLINED_FOR = timedelta(seconds=0.5)
+"""How long a process that shuts down may still be sent messages."""
 RESTART_SECONDS = 1.0
 """How long a loop that crashed rests before it goes on."""
 
@@ -72,11 +74,11 @@ class Engine:
 
     async def run(self, turn_id: UUID) -> Outcome:
         """Run one delivery of a turn."""
+        if self.is_draining:
+            return HandedBack(attempt=0, delay=DECLINED_FOR)
         with self.leases.hold(turn_id) as lease:
             if lease is None:
                 return Dropped("this worker runs it already")
-            if self.is_draining:
-                lease.stop(Stop.HANDED_BACK)
             return await self.runner.run(lease)
 
     async def enqueue(self, request: TurnRequest, turn_id: UUID) -> Enqueued:

@@ -45,6 +45,8 @@ class HandedBack:
     """This process shuts down; another takes the turn over."""
 
     attempt: int
+    delay: timedelta = timedelta(0)
+    """Longer than nothing where the message should not come back to a process that still listens."""
 
 
 @dataclass(frozen=True, slots=True)

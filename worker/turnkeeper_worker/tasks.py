@@ -114,8 +114,8 @@ def _ring_woken(turn_id: UUID | None) -> None:
 def _ring_again(turn_id: UUID, outcome: Retrying | HandedBack) -> CeleryRetry:
     """Give the broker the countdown, where it is short enough; return what makes Flower show a retry."""
     match outcome:
-        case HandedBack(attempt=attempt):
-            delay, why = timedelta(0), "handed back at shutdown"
+        case HandedBack(attempt=attempt, delay=delay):
+            why = "handed back at shutdown"
         case Retrying(delay=delay, attempt=attempt, line=why):
             pass
         case other:
