@@ -51,6 +51,7 @@ docs-check: install  ## Check that the generated tables are fresh
 
 bench: install  ## Print what things cost, as ratios within one run
 	$(BIN)/python tests/benchmarks/classify.py
+	$(BIN)/python tests/benchmarks/chains.py 500
 
 check: lint types layers docs-check test  ## Everything CI checks
 
