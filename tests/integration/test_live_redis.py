@@ -25,8 +25,14 @@ async def client(redis_server: Redis) -> AsyncIterator[Client]:
         yield client
 
 
-def live_at(client: Client, *, max_events: int = 1000) -> Live:
-    return Live(client, coalesce=timedelta(milliseconds=5), ttl=timedelta(seconds=100), max_events=max_events)
+def live_at(client: Client, *, max_events: int = 1000, may_speak: Callable[[], bool] = lambda: True) -> Live:
+    return Live(
+        client,
+        coalesce=timedelta(milliseconds=5),
+        ttl=timedelta(seconds=100),
+        max_events=max_events,
+        may_speak=may_speak,
+    )
 
 
 def part(turn: UUID, text: str, *, attempt: int = 1) -> TurnPart:
@@ -128,3 +134,30 @@ async def test_a_redis_that_hangs_does_not_fill_the_memory(
     await live.flush()
 
     assert [event.attempt for event in await written(client, turn)] == [1, 2, 3]
+
+
+async def test_a_process_in_doubt_says_nothing_until_it_is_sure_again(client: Client) -> None:
+    turn, is_sure = uuid4(), [False]
+    live = live_at(client, may_speak=lambda: is_sure[0])
+    live.say(part(turn, "Hello"))
+
+    await live.flush()
+    in_doubt = await written(client, turn)
+    is_sure[0] = True
+    await live.flush()
+
+    assert in_doubt == []
+    assert [event.type for event in await written(client, turn)] == ["turn.part"]
+
+
+async def test_what_was_said_of_a_lost_turn_is_unsaid_and_what_is_stored_stands(client: Client) -> None:
+    lost, kept = uuid4(), uuid4()
+    live = live_at(client)
+    for event in (part(lost, "void"), TurnCompleted(turn_id=lost, epoch=1), part(kept, "stands")):
+        live.say(event)
+
+    live.unsay(lost)
+    await live.flush()
+
+    assert [event.type for event in await written(client, lost)] == ["turn.completed"]
+    assert [event.type for event in await written(client, kept)] == ["turn.part"]

@@ -24,6 +24,7 @@ class World:
     held: list[Held] = field(default_factory=list)
     is_away: bool = False
     given_back: list[tuple[UUID, int]] = field(default_factory=list)
+    lost: list[UUID] = field(default_factory=list)
 
     async def beat(self) -> list[Held]:
         if self.is_away:
@@ -39,6 +40,7 @@ class World:
             every=timedelta(seconds=5),
             beat=self.beat,
             give_back=self.give_back,
+            lost=self.lost.append,
             clock=lambda: self.now,
         )
 
@@ -207,6 +209,33 @@ class TestBeat:
 
 
 class TestDoubt:
+    async def test_a_process_is_sure_for_half_the_ttl_after_its_last_renewal(self) -> None:
+        world = World()
+        leases = world.leases()
+        await leases.renew()
+
+        world.now += 7.5
+        assert leases.are_sure()
+        world.now += 0.1
+        assert not leases.are_sure()
+        await leases.renew()
+        assert leases.are_sure()
+
+    async def test_what_was_lost_in_a_long_sleep_is_told_before_the_process_is_sure_again(self) -> None:
+        world = World(held=[held()])
+        leases = world.leases()
+        sure_when_told: list[bool] = []
+        leases._lost = lambda _turn_id: sure_when_told.append(leases.are_sure())
+        with claimed(leases):
+            await leases.renew()
+
+            world.now += 3600
+            world.held = [held(epoch=2)]
+            await leases.renew()
+
+        assert sure_when_told == [False]
+        assert leases.are_sure()
+
     async def test_a_database_that_is_away_for_a_moment_costs_nothing(self) -> None:
         world = World(held=[held()])
         leases = world.leases()

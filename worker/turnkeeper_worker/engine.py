@@ -161,12 +161,6 @@ def _assemble(
 ) -> Engine:
     rng = random.Random()  # noqa: S311 - for jitter, not for secrets
     ttl = timedelta(seconds=settings.lease_ttl_seconds)
-    live = Live(
-        redis,
-        coalesce=timedelta(milliseconds=settings.coalesce_ms),
-        ttl=timedelta(seconds=settings.events_ttl_seconds),
-        max_events=settings.events_max,
-    )
 
     async def beat() -> list[Held]:
         return await upkeep_database.once(upkeep.beat, me)
@@ -174,7 +168,20 @@ def _assemble(
     async def give_back(turn_id: UUID, epoch: int) -> None:
         await rescuer.welcome(await upkeep_database.once(upkeep.give_back, turn_id, epoch))
 
-    leases = Leases(ttl=ttl, every=timedelta(seconds=settings.beat_seconds), beat=beat, give_back=give_back)
+    def lost(turn_id: UUID) -> None:
+        live.unsay(turn_id)
+
+    leases = Leases(
+        ttl=ttl, every=timedelta(seconds=settings.beat_seconds), beat=beat, give_back=give_back, lost=lost
+    )
+    live = Live(
+        redis,
+        coalesce=timedelta(milliseconds=settings.coalesce_ms),
+        ttl=timedelta(seconds=settings.events_ttl_seconds),
+        max_events=settings.events_max,
+        may_speak=leases.are_sure,
+    )
+
     rescuer = Rescuer(
         database=upkeep_database,
         live=live,

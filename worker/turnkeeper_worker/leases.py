@@ -89,12 +89,14 @@ class Leases:
         every: timedelta,
         beat: Beat,
         give_back: GiveBack,
+        lost: Callable[[UUID], None] = lambda _turn_id: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._patience = ttl.total_seconds() / 2
         self._every = every.total_seconds()
         self._beat = beat
         self._give_back = give_back
+        self._lost = lost
         self._clock = clock
         self._held: dict[UUID, Lease] = {}
         self._renewed_at = clock()
@@ -119,6 +121,10 @@ class Leases:
             yield lease
         finally:
             del self._held[turn_id]
+
+    def are_sure(self) -> bool:
+        """Tell whether we may still speak for our turns; not so when the last renewal is too long ago."""
+        return self._clock() - self._renewed_at <= self._patience
 
     def stop(self, turn_id: UUID, why: Stop) -> None:
         """Break one turn off, if it is here."""
@@ -149,8 +155,11 @@ class Leases:
             if self._clock() - self._renewed_at > self._patience - TIMER_GRAIN_SECONDS:
                 self._give_up()
             return False
+        by_turn = {one.turn_id: one for one in held}
+        # Before we are sure again: what a lost turn had said meanwhile is not to be heard.
+        self._compare(known, by_turn)
         self._renewed_at = began
-        await self._compare(known, {one.turn_id: one for one in held})
+        await self._give_strays_back(by_turn)
         return True
 
     def _give_up(self) -> None:
@@ -158,14 +167,17 @@ class Leases:
             log.error("lease.given_up", turns=len(self._held))
         self.stop_all(Stop.LOST)
 
-    async def _compare(self, known: list[tuple[Lease, int]], held: dict[UUID, Held]) -> None:
+    def _compare(self, known: list[tuple[Lease, int]], held: dict[UUID, Held]) -> None:
         # The lease that was asked about is meant, not one that the same turn may have got since.
         for lease, epoch in known:
             one = held.get(lease.turn_id)
             if one is None or one.epoch != epoch:
                 lease.stop(Stop.LOST)
+                self._lost(lease.turn_id)
             elif one.is_cancelled:
                 lease.stop(Stop.CANCELLED)
+
+    async def _give_strays_back(self, held: dict[UUID, Held]) -> None:
         for turn_id, one in held.items():
             if turn_id not in self._held:
                 # A claim or a last write whose answer never reached us left it behind.

@@ -1,24 +1,29 @@
 """The live events of all turns of this process, collected for a moment and written in one pipeline.
 
 Live events make an answer visible sooner; they decide nothing. When Redis is away they are dropped, and
-followers fall back to the stored result.
+followers fall back to the stored result. A process that woke from a long sleep says nothing until it knows which
+turns are still its own.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from uuid import UUID
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from turnkeeper.events import Event, TurnPart
+from turnkeeper.events import Event, TurnPart, TurnStarted
 from turnkeeper.follow import FIELD
 from turnkeeper.keys import events_key
 from turnkeeper_worker.telemetry import get_logger
 
 log = get_logger(__name__)
 
+_UNSTORED = (TurnStarted, TurnPart)
+"""Events that no transaction stands behind."""
+DOUBT_SECONDS = 0.05
+"""How often a process that is in doubt looks whether it is sure again."""
 MAX_BACKLOG = 50_000
 """More events than this are not kept for a Redis that does not take them."""
 
@@ -26,11 +31,20 @@ MAX_BACKLOG = 50_000
 class Live:
     """Publishes events.  Belongs to one event loop."""
 
-    def __init__(self, redis: Redis, *, coalesce: timedelta, ttl: timedelta, max_events: int) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        *,
+        coalesce: timedelta,
+        ttl: timedelta,
+        max_events: int,
+        may_speak: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._redis = redis
         self._coalesce = coalesce
         self._ttl = ttl
         self._max_events = max_events
+        self._may_speak = may_speak
         self._backlog: list[Event] = []
         self._has_news = asyncio.Event()
 
@@ -40,15 +54,21 @@ class Live:
             self._backlog.append(event)
         self._has_news.set()
 
+    def unsay(self, turn_id: UUID) -> None:
+        """Drop what was said of a turn that is not ours any more, and not yet written; what is stored stands."""
+        self._backlog = [one for one in self._backlog if one.turn_id != turn_id or not isinstance(one, _UNSTORED)]
+
     async def run(self) -> None:
         """Write what is said, until cancelled."""
         while True:
             await self._has_news.wait()
-            await asyncio.sleep(self._coalesce.total_seconds())
+            await asyncio.sleep(self._coalesce.total_seconds() if self._may_speak() else DOUBT_SECONDS)
             await self.flush()
 
     async def flush(self) -> None:
-        """Write everything that was said so far."""
+        """Write everything that was said so far, unless our leases are in doubt."""
+        if not self._may_speak():
+            return
         self._has_news.clear()
         events, self._backlog = self._backlog, []
         try:
