@@ -1,5 +1,7 @@
 """What may be a turn, and in which words the rest is refused."""
 
+import hashlib
+import json
 from typing import Any
 from uuid import UUID
 
@@ -144,6 +146,10 @@ class TestFields:
             pytest.param({"owner": "x" * 201}, "owner: String should have at most 200", id="a long owner"),
             pytest.param({"idempotency_key": ""}, "idempotency_key: String should have", id="an empty key"),
             pytest.param({"options": []}, "options: Input should be a valid dictionary", id="options in a list"),
+            pytest.param({"tools": "look"}, "tools: Input should be a valid tuple", id="one tool in no list"),
+            pytest.param(
+                {"background": "later"}, "background: Input should be a valid boolean", id="no yes or no"
+            ),
         ],
     )
     def test_a_refusal_names_the_field(self, content: dict[str, Any], words: str) -> None:
@@ -172,6 +178,43 @@ class TestFields:
         assert TurnRequest.parse({"text": "a"}).on_busy is OnBusy.QUEUE
 
 
+class TestTools:
+    @pytest.mark.parametrize(
+        "names",
+        [
+            pytest.param(["look"], id="one"),
+            pytest.param(["look", "pay", "look-up_2"], id="several"),
+            pytest.param(["x" * 64, "A", "-", "_", "0"], id="long and short"),
+            pytest.param(["look", "Look"], id="two that differ in their case"),
+            pytest.param([], id="none at all"),
+        ],
+    )
+    def test_names_that_every_provider_takes_are_taken_in_their_order(self, names: list[str]) -> None:
+        assert TurnRequest.parse({"text": "a", "tools": names}).tools == tuple(names)
+
+    @pytest.mark.parametrize(
+        "name", ["", "x" * 65, "look up", "look.up", "look\n", "größe", "look\0", "ͼ", "*", "²"]
+    )
+    def test_another_name_is_refused_by_its_place(self, name: str) -> None:
+        assert refusal(text="a", tools=["look", name]).startswith("tools.1: String should match pattern")
+
+    @pytest.mark.parametrize("name", [None, 7, ["look"], {"name": "look"}])
+    def test_what_is_no_name_is_refused_by_its_place(self, name: object) -> None:
+        assert refusal(text="a", tools=[name]).startswith("tools.0: Input should be a valid string")
+
+    def test_no_tool_is_named_twice(self) -> None:
+        assert refusal(text="a", tools=["look", "pay", "look"]) == "tools names the same tool twice"
+
+    def test_a_turn_that_says_nothing_of_them_leaves_it_to_its_chat_and_its_provider(self) -> None:
+        request = TurnRequest.parse({"text": "a"})
+
+        assert (request.tools, request.background) == (None, None)
+
+    @pytest.mark.parametrize("background", [True, False, None])
+    def test_a_turn_may_say_whether_it_runs_in_the_background(self, background: bool | None) -> None:
+        assert TurnRequest.parse({"text": "a", "background": background}).background is background
+
+
 class TestDigest:
     words = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1).filter(str.strip)
 
@@ -196,12 +239,35 @@ class TestDigest:
             pytest.param({"instructions": "Be kind."}, id="the instructions"),
             pytest.param({"options": {"temperature": 0}}, id="the options"),
             pytest.param({"owner": "ada"}, id="the owner"),
+            pytest.param({"tools": ["look"]}, id="the tools"),
+            pytest.param({"tools": []}, id="that there are none"),
+            pytest.param({"background": True}, id="that it runs in the background"),
+            pytest.param({"background": False}, id="that it does not"),
         ],
     )
     def test_another_request_has_another_digest(self, change: dict[str, Any]) -> None:
         usual = {"text": "a", "chat_id": CHAT}
 
         assert TurnRequest.parse(usual).digest() != TurnRequest.parse(usual | change).digest()
+
+    @given(text=words, owner=words.filter(lambda name: len(name) < 200), options=st.dictionaries(words, words))
+    def test_a_request_without_the_later_fields_has_the_digest_that_earlier_versions_stored(
+        self, text: str, owner: str, options: dict[str, str]
+    ) -> None:
+        fields: dict[str, Any] = {
+            "chat_id": str(CHAT),
+            "text": text,
+            "parts": [],
+            "provider": "openai",
+            "model": None,
+            "instructions": None,
+            "options": options,
+            "owner": owner,
+        }
+        stored = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+        assert TurnRequest.parse(fields).digest() == stored
+        assert TurnRequest.parse(fields | {"tools": None, "background": None}).digest() == stored
 
     def test_the_key_and_the_manner_are_no_part_of_what_is_asked(self) -> None:
         plain = TurnRequest.parse({"text": "a"})

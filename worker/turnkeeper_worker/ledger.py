@@ -103,7 +103,7 @@ def calls_of_step(connection: Connection, turn: Claimed) -> tuple[str, ...]:
         .limit(1)
     )
     parts = Parts.validate_python(connection.scalar(last) or [])
-    return tuple(part.call_id for part in parts if isinstance(part, ToolCall))
+    return tuple(part.call_id for part in parts if isinstance(part, ToolCall) and part.call_id)
 
 
 def _of_step(turn: Claimed) -> ColumnElement[bool]:

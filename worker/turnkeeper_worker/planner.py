@@ -93,7 +93,7 @@ class Planner:
     def _ask(self, connection: Connection, turn: Claimed, credential: Credential) -> Attempt:
         """Ask for a response, with the anchor or the whole history."""
         config = self.config(turn) or _UNKNOWN
-        tools = self.toolbox.specs(turn.tools)
+        tools = self.toolbox.only(turn.tools).specs()
         terms = _terms(turn, tools) if config.threads else ""
         health = self._health(connection, turn, credential, config)
         planned, said = self._plan(connection, turn, credential, config.keeps_responses_for, terms, health)
@@ -142,7 +142,7 @@ class Planner:
             kept_for=kept_for,
             terms=terms,
             health=health,
-            digest=store.fingerprint(connection, turn.chat_id, through=through),
+            digest=store.fingerprint(connection, turn.chat_id, through=through, seen_by=turn.seq),
             news=tuple(one.message for one in news),
             now=datetime.now(UTC),
         )

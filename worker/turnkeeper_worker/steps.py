@@ -60,11 +60,13 @@ def what_follows(answer: Answer, turn: Claimed, toolbox: Toolbox, *, max_steps: 
         return Finish(answer.finish)
     if is_last:
         return Finish(STEP_LIMIT, tuple(_not_run(call) for call in ours))
+    offered = toolbox.only(turn.tools)
     runs = tuple(
-        Run(call=call, number=number, idempotent=toolbox.is_idempotent(call.name))
+        Run(call=call, number=number, idempotent=offered.is_idempotent(call.name))
         for number, call in enumerate(ours, start=1)
     )
-    return RunTools(runs, awaits_more=len(ours) < len(calls))
+    answered = {"", *(call.call_id for call in ours)}
+    return RunTools(runs, awaits_more=any(call.call_id not in answered for call in calls))
 
 
 def results_message(results: Iterable[ToolResult]) -> tuple[Message, ...]:
@@ -82,7 +84,12 @@ def _ours(calls: Iterable[ToolCall], turn: Claimed) -> list[ToolCall]:
     if not turn.tools:
         return []
     described = _described(turn.options.get("tools")) - set(turn.tools)
-    return [call for call in calls if call.name not in described]
+    by_id: dict[str, ToolCall] = {}
+    for call in calls:
+        # Under one id there is one result; without an id there is none.
+        if call.call_id and call.name not in described:
+            by_id.setdefault(call.call_id, call)
+    return list(by_id.values())
 
 
 def _described(tools: Any) -> set[str]:

@@ -79,7 +79,7 @@ class ToolRunner:
         context = ToolContext(
             turn_id=turn.id, chat_id=turn.chat_id, owner=turn.owner, step=turn.step, call_id=call_id
         )
-        results[call_id] = await self.toolbox.run(run.call, context)
+        results[call_id] = await self.toolbox.only(turn.tools).run(run.call, context)
         await self.database.surely(ledger.close_run, turn, results[call_id])
 
     async def _move_on(self, step: ToolStep, results: Mapping[str, ToolResult]) -> Attempt | Outcome:

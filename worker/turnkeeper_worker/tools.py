@@ -7,8 +7,10 @@ told become results that say so.
 import asyncio
 import inspect
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -31,13 +33,17 @@ class Toolbox:
 
     tools: Mapping[str, Tool[Any]] = field(default_factory=dict)
 
+    def only(self, names: Collection[str]) -> "Toolbox":
+        """Return the toolbox of a turn, which offers no more than *names* to its model."""
+        return Toolbox({name: tool for name, tool in self.tools.items() if name in names})
+
     def missing(self, names: Iterable[str]) -> tuple[str, ...]:
         """Return those of *names* that this worker has no tool for."""
         return tuple(name for name in names if name not in self.tools)
 
-    def specs(self, names: Iterable[str]) -> tuple[ToolSpec, ...]:
-        """Describe tools to a model."""
-        return tuple(_spec(self.tools[name]) for name in names if name in self.tools)
+    def specs(self) -> tuple[ToolSpec, ...]:
+        """Describe the tools to a model."""
+        return tuple(map(_spec, self.tools.values()))
 
     def is_idempotent(self, name: str) -> bool:
         """Tell whether a run may be repeated; what does not exist does nothing, however often."""
@@ -52,32 +58,43 @@ class Toolbox:
             arguments = tool.arguments.model_validate_json(call.arguments or "{}")
         except ValidationError as error:
             return _failed(call, f"The arguments are wrong: {explain(error)}")
+        except Exception as error:  # noqa: BLE001 - a validator is the tool's code as well
+            return _crashed(tool, call, context, error)
         return await _run(tool, arguments, call, context)
 
 
 def load_toolbox() -> Toolbox:
     """Load every tool that is installed.  Raises InvalidSettings with the package that is at fault."""
     tools: dict[str, Tool[Any]] = {}
+    packages: dict[str, str] = {}
     for entry in entry_points(group=ENTRY_POINTS):
-        tool = _load(entry)
+        tool, package = _load(entry), _package_of(entry)
         if tool.name in tools:
-            raise InvalidSettings(f"two packages bring a tool {tool.name}; uninstall one of them")
-        tools[tool.name] = tool
+            both = f"{packages[tool.name]} and {package}"
+            raise InvalidSettings(f"{both} both bring a tool {tool.name}; uninstall one of them")
+        tools[tool.name], packages[tool.name] = tool, package
     return Toolbox(tools)
 
 
 def _load(entry: EntryPoint) -> Tool[Any]:
-    package = entry.dist.name if entry.dist else entry.value
+    package = _package_of(entry)
     try:
         tool = entry.load()
+        if isinstance(tool, Tool):
+            # Arguments without a schema would break every turn that offers the tool.
+            _spec(tool)
+            return tool
     except (Exception, SystemExit) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise InvalidSettings(f"the tool {entry.name} of {package} cannot be loaded: {reason}") from error
-    if not isinstance(tool, Tool):
-        raise InvalidSettings(f"{entry.value}, the tool {entry.name} of {package}, is no turnkeeper.tools.Tool")
-    return tool
+    raise InvalidSettings(f"{entry.value}, the tool {entry.name} of {package}, is no turnkeeper.tools.Tool")
 
 
+def _package_of(entry: EntryPoint) -> str:
+    return entry.dist.name if entry.dist else entry.value
+
+
+@cache
 def _spec(tool: Tool[Any]) -> ToolSpec:
     return ToolSpec(name=tool.name, description=tool.description, parameters=tool.arguments.model_json_schema())
 
@@ -85,30 +102,50 @@ def _spec(tool: Tool[Any]) -> ToolSpec:
 async def _run(tool: Tool[Any], arguments: BaseModel, call: ToolCall, context: ToolContext) -> ToolResult:
     try:
         async with asyncio.timeout(tool.timeout_seconds):
-            return _told(call, await _start(tool, arguments, context))
-    except ToolFailed as error:
-        return _told(call, str(error)).model_copy(update={"is_error": True})
+            returned = await _start(tool, arguments, context)
     except TimeoutError:
+        # What a tool itself raises comes as a value; this deadline is ours.
         return _failed(call, f"The tool gave no result within {tool.timeout_seconds:g} s.")
-    except asyncio.CancelledError:
-        if _is_ours():
+    return _told(call, returned) if not isinstance(returned, _Raised) else _refused(tool, call, context, returned)
+
+
+@dataclass(frozen=True, slots=True)
+class _Raised:
+    """What a tool raised, as a value: thrown, it could pass for a cancel or an exit of ours."""
+
+    error: BaseException
+
+
+def _refused(tool: Tool[Any], call: ToolCall, context: ToolContext, raised: _Raised) -> ToolResult:
+    match raised.error:
+        case ToolFailed() as error:
+            return _told(call, str(error)).model_copy(update={"is_error": True})
+        case asyncio.CancelledError():
+            return _failed(call, "The tool was cancelled.")
+        case error:
+            return _crashed(tool, call, context, error)
+
+
+async def _start(tool: Tool[Any], arguments: BaseModel, context: ToolContext) -> object:
+    if not inspect.iscoroutinefunction(tool.run):
+        return await _in_thread(lambda: tool.run(arguments, context))
+
+    async def run() -> object:
+        try:
+            return await tool.run(arguments, context)
+        except asyncio.CancelledError:
             raise
-        return _failed(call, "The tool was cancelled.")
-    except BaseException as error:  # noqa: BLE001 - a tool is somebody else's code: its faults end nothing
-        return _crashed(tool, call, context, error)
+        except BaseException as error:  # noqa: BLE001 - a tool is somebody else's code: its faults end nothing
+            return _Raised(error)
 
-
-def _is_ours() -> bool:
-    """Tell whether the cancel that is under way was meant for the run, and not made by the tool itself."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
-
-
-def _start(tool: Tool[Any], arguments: BaseModel, context: ToolContext) -> Awaitable[object]:
-    if inspect.iscoroutinefunction(tool.run):
-        ran: Awaitable[object] = tool.run(arguments, context)
-        return ran
-    return _in_thread(lambda: tool.run(arguments, context))
+    # A task of its own: a tool that cancels its task cancels nothing of ours, and one that resists is left behind.
+    task = asyncio.create_task(run())
+    try:
+        await asyncio.wait({task})
+    except asyncio.CancelledError:
+        task.cancel()
+        raise
+    return _Raised(asyncio.CancelledError()) if task.cancelled() else task.result()
 
 
 async def _in_thread(function: Callable[[], object]) -> object:
@@ -120,32 +157,20 @@ async def _in_thread(function: Callable[[], object]) -> object:
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[object] = loop.create_future()
 
+    def settle(result: object) -> None:
+        if not ended.done():
+            ended.set_result(result)
+
     def run() -> None:
         try:
             result = function()
-        except BaseException as error:  # noqa: BLE001 - it is raised again where it is awaited
-            _settle(loop, ended, error, None)
-        else:
-            _settle(loop, ended, None, result)
+        except BaseException as error:  # noqa: BLE001 - see above
+            result = _Raised(error)
+        with suppress(RuntimeError):  # the loop is closed, and nobody waits any more
+            loop.call_soon_threadsafe(settle, result)
 
     threading.Thread(target=run, name="turnkeeper-tool", daemon=True).start()
     return await ended
-
-
-def _settle(
-    loop: asyncio.AbstractEventLoop, ended: "asyncio.Future[object]", error: BaseException | None, result: object
-) -> None:
-    def settle() -> None:
-        if ended.cancelled():
-            return
-        if error is not None:
-            # A StopIteration cannot be raised through a future.
-            ended.set_exception(RuntimeError(repr(error)) if isinstance(error, StopIteration) else error)
-        else:
-            ended.set_result(result)
-
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(settle)
 
 
 def _told(call: ToolCall, value: object) -> ToolResult:
