@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+CHAOS_SECONDS ?= 180
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test test-unit format check lint types layers docs docs-check bench clean
+.PHONY: help install demo up test test-unit format check lint types layers docs docs-check bench chaos clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -52,6 +53,9 @@ docs-check: install  ## Check that the generated tables are fresh
 bench: install  ## Print what things cost, as ratios within one run
 	$(BIN)/python tests/benchmarks/classify.py
 	$(BIN)/python tests/benchmarks/chains.py 500
+
+chaos: install  ## Run hundreds of turns while workers and servers die, and audit what is left
+	$(BIN)/python -m tests.chaos --seconds $(CHAOS_SECONDS) $(if $(CHAOS_SEED),--seed $(CHAOS_SEED))
 
 check: lint types layers docs-check test  ## Everything CI checks
 

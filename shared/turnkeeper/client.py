@@ -1,4 +1,4 @@
-"""The producers' side: enqueue turns, follow them, cancel them, read them.
+"""The producers' side: enqueue turns, edit them, follow them, cancel them, read them.
 
 `Turnkeeper` and `AsyncTurnkeeper` are the same, the second with `await`. Both run the same functions of
 `turnkeeper.turns` inside a transaction and tell the rest of the world afterwards.
@@ -25,9 +25,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from turnkeeper import turns, views
 from turnkeeper.database import explaining_database_errors
 from turnkeeper.doorbell import producer_app, ring
-from turnkeeper.events import Event, TurnCancelled
-from turnkeeper.exceptions import BrokerUnavailable, InvalidRequest
-from turnkeeper.follow import BLOCK_MS, EVENTS_TTL_SECONDS, FIELD, Entry, Follower, stored_events
+from turnkeeper.erasing import Erased, erase_chat
+from turnkeeper.events import Event, TurnCancelled, unvoided
+from turnkeeper.exceptions import BrokerUnavailable, DatabaseUnavailable, InvalidRequest
+from turnkeeper.follow import BLOCK_MS, EVENTS_TTL_SECONDS, FIELD, Entry, Follower, has_ended, stored_events
 from turnkeeper.keys import CANCEL_CHANNEL, events_key
 from turnkeeper.requests import TurnRequest
 from turnkeeper.settings import Connections
@@ -119,6 +120,32 @@ class Turnkeeper(_Keeper):
         self._announce_stops(enqueued)
         return enqueued if not enqueued.is_due or self.ring(enqueued.id) else replace(enqueued, is_rung=False)
 
+    def edit(
+        self,
+        turn_id: UUID | str,
+        text: str | None = None,
+        *,
+        connection: Connection | None = None,
+        **options: Any,
+    ) -> Enqueued:
+        """Say something else instead of a turn's message, and take back whatever came after it.
+
+        The turn and all later ones of its chat are history no more: those that wait are cancelled, one that runs
+        is asked to stop, and a new turn answers the new message. Where nothing else is asked for, it has the
+        provider, model, options and tools of the turn that it replaces.
+
+        Args:
+            turn_id: The turn whose message is replaced.
+            text: What the user says instead.
+            connection: See `enqueue`; a running turn is then stopped with its worker's next beat.
+            options: As for `enqueue`, but on_busy.
+
+        Raises:
+            InvalidRequest, UnknownTurn, TurnRejected, NotEditable, IdempotencyConflict: Nothing was changed.
+            DatabaseUnavailable: Nothing was changed.
+        """
+        return self.enqueue(None, text, connection=connection, edits=_uuid(turn_id), **options)
+
     def ring(self, turn_id: UUID) -> bool:
         """Tell the workers that a turn is due; False where the broker is away and the rescue will do it."""
         try:
@@ -149,12 +176,17 @@ class Turnkeeper(_Keeper):
         """Read everything stored about a turn.  Raises UnknownTurn or TurnRejected."""
         return self._transact(views.show, _uuid(turn_id))
 
-    def erase(self, chat_id: UUID | str) -> None:
-        """Delete a chat with its turns, messages and live events.  Raises UnknownChat."""
-        erased = self._transact(turns.erase_chat, _uuid(chat_id))
+    def erase(self, chat_id: UUID | str) -> Erased:
+        """Delete a chat with its turns, messages and live events; what runs is stopped.  Raises UnknownChat.
+
+        What its workers still say in this moment, and a background response, are gone within a minute.
+        """
+        erased = self._transact(erase_chat, _uuid(chat_id))
+        self._stop(erased.running)
         with _best_effort("erase the live events"):
-            if erased:
-                self._redis.delete(*map(events_key, erased))
+            if erased.turns:
+                self._redis.delete(*map(events_key, erased.turns))
+        return erased
 
     def follow(self, turn_id: UUID | str, *, after: str = "") -> Iterator[Event]:
         """Yield the events of a turn as they happen, until it ends.
@@ -169,15 +201,15 @@ class Turnkeeper(_Keeper):
         turn = _uuid(turn_id)
         follower = Follower(cursor=after)
         ending = self._transact(stored_events, turn)
-        yield from follower.backlog(self._read(turn, follower.cursor, block_ms=0))
+        yield from unvoided(self._catch_up(turn, follower))
         while not follower.is_over and not ending:
             if entries := self._read(turn, follower.cursor, block_ms=BLOCK_MS):
-                yield from follower.admit(entries)
+                yield from self._admit(follower, entries)
                 continue
             ending = self._transact(stored_events, turn)
         if not follower.is_over:
             # It ended while we looked: what the stream still holds goes first.
-            yield from follower.admit(self._read(turn, follower.cursor, block_ms=0))
+            yield from self._catch_up(turn, follower)
         if not follower.is_over:
             yield from ending
 
@@ -201,6 +233,28 @@ class Turnkeeper(_Keeper):
     def _transact(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         with self._explaining(), self._engine.begin() as connection:
             return work(connection, *args, **kwargs)
+
+    def _catch_up(self, turn_id: UUID, follower: Follower) -> list[Event]:
+        """Take what the stream holds by now."""
+        said: list[Event] = []
+        while not follower.is_over and (entries := self._read(turn_id, follower.cursor, block_ms=0)):
+            said += self._admit(follower, entries)
+        return said
+
+    def _admit(self, follower: Follower, entries: list[Entry]) -> list[Event]:
+        """Take *entries*, up to a final event where the database knows of that end."""
+        events = follower.admit(entries)
+        if not follower.is_over or self._has_ended(events[-1]):
+            return events
+        follower.go_on()
+        return events[:-1]
+
+    def _has_ended(self, event: Event) -> bool:
+        try:
+            return self._transact(has_ended, event)
+        except DatabaseUnavailable as error:
+            log.debug("the final event is believed unseen: %s", error)
+            return True
 
     def _read(self, turn_id: UUID, cursor: str, *, block_ms: int) -> list[Entry]:
         """Read what the stream holds behind *cursor*; nothing where Redis is away."""
@@ -261,6 +315,17 @@ class AsyncTurnkeeper(_Keeper):
             return enqueued
         return replace(enqueued, is_rung=False)
 
+    async def edit(
+        self,
+        turn_id: UUID | str,
+        text: str | None = None,
+        *,
+        connection: AsyncConnection | None = None,
+        **options: Any,
+    ) -> Enqueued:
+        """Say something else instead of a turn's message; see `Turnkeeper.edit`."""
+        return await self.enqueue(None, text, connection=connection, edits=_uuid(turn_id), **options)
+
     async def ring(self, turn_id: UUID) -> bool:
         """Tell the workers that a turn is due; False where the broker is away and the rescue will do it."""
         try:
@@ -291,29 +356,31 @@ class AsyncTurnkeeper(_Keeper):
         """Read everything stored about a turn.  Raises UnknownTurn or TurnRejected."""
         return await self._transact(views.show, _uuid(turn_id))
 
-    async def erase(self, chat_id: UUID | str) -> None:
-        """Delete a chat with its turns, messages and live events.  Raises UnknownChat."""
-        erased = await self._transact(turns.erase_chat, _uuid(chat_id))
+    async def erase(self, chat_id: UUID | str) -> Erased:
+        """Delete a chat with its turns, messages and live events; see `Turnkeeper.erase`."""
+        erased = await self._transact(erase_chat, _uuid(chat_id))
+        await self._stop(erased.running)
         with _best_effort("erase the live events"):
-            if erased:
-                await self._redis.delete(*map(events_key, erased))
+            if erased.turns:
+                await self._redis.delete(*map(events_key, erased.turns))
+        return erased
 
     async def follow(self, turn_id: UUID | str, *, after: str = "") -> AsyncIterator[Event]:
         """Yield the events of a turn as they happen, until it ends; see `Turnkeeper.follow`."""
         turn = _uuid(turn_id)
         follower = Follower(cursor=after)
         ending = await self._transact(stored_events, turn)
-        for event in follower.backlog(await self._read(turn, follower.cursor, block_ms=0)):
+        for event in unvoided(await self._catch_up(turn, follower)):
             yield event
         while not follower.is_over and not ending:
             if entries := await self._read(turn, follower.cursor, block_ms=BLOCK_MS):
-                for event in follower.admit(entries):
+                for event in await self._admit(follower, entries):
                     yield event
                 continue
             ending = await self._transact(stored_events, turn)
         if not follower.is_over:
             # It ended while we looked: what the stream still holds goes first.
-            for event in follower.admit(await self._read(turn, follower.cursor, block_ms=0)):
+            for event in await self._catch_up(turn, follower):
                 yield event
         if not follower.is_over:
             for event in ending:
@@ -342,6 +409,26 @@ class AsyncTurnkeeper(_Keeper):
         with self._explaining():
             async with self._engine.begin() as connection:
                 return await connection.run_sync(work, *args, **kwargs)
+
+    async def _catch_up(self, turn_id: UUID, follower: Follower) -> list[Event]:
+        said: list[Event] = []
+        while not follower.is_over and (entries := await self._read(turn_id, follower.cursor, block_ms=0)):
+            said += await self._admit(follower, entries)
+        return said
+
+    async def _admit(self, follower: Follower, entries: list[Entry]) -> list[Event]:
+        events = follower.admit(entries)
+        if not follower.is_over or await self._has_ended(events[-1]):
+            return events
+        follower.go_on()
+        return events[:-1]
+
+    async def _has_ended(self, event: Event) -> bool:
+        try:
+            return await self._transact(has_ended, event)
+        except DatabaseUnavailable as error:
+            log.debug("the final event is believed unseen: %s", error)
+            return True
 
     async def _read(self, turn_id: UUID, cursor: str, *, block_ms: int) -> list[Entry]:
         try:

@@ -7,6 +7,7 @@ TurnkeeperError
 ├── UnknownTurn
 ├── TurnRejected           `submit_turn` stored it as rejected
 ├── NotRetryable           the turn cannot be tried again
+├── NotEditable            another message stands in the turn's place already
 ├── ChatBusy               `on_busy=reject` met an unfinished turn
 ├── IdempotencyConflict    the key was used for another request
 ├── DatabaseUnavailable    nothing was stored
@@ -81,6 +82,18 @@ class NotRetryable(TurnkeeperError):
 
     def __str__(self) -> str:
         return f"turn {self.turn_id} cannot be retried: {self.why}"
+
+
+class NotEditable(TurnkeeperError):
+    """Another message stands in the turn's place already."""
+
+    def __init__(self, turn_id: UUID, superseded_by: UUID) -> None:
+        super().__init__(turn_id, superseded_by)
+        self.turn_id = turn_id
+        self.superseded_by = superseded_by
+
+    def __str__(self) -> str:
+        return f"turn {self.turn_id} cannot be edited: edit turn {self.superseded_by}, which stands in its place"
 
 
 class ChatBusy(TurnkeeperError):

@@ -1,6 +1,6 @@
 """Following a turn: what to believe of its live stream, and what to say when the stream is gone.
 
-Nothing here does I/O but `stored_events`; the clients read the stream and ask the database.
+Nothing here does I/O but `stored_events` and `has_ended`; the clients read the stream and ask the database.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import TypeAlias
 from uuid import UUID
 
 from pydantic import ValidationError
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from turnkeeper.errors import ChatError, ErrorKind
 from turnkeeper.events import (
@@ -23,11 +23,11 @@ from turnkeeper.events import (
     TurnCompleted,
     TurnFailed,
     read_event,
-    unvoided,
 )
 from turnkeeper.exceptions import InvalidRequest
 from turnkeeper.states import TurnState
-from turnkeeper.turns import find_state
+from turnkeeper.tables import turns
+from turnkeeper.turns import find_state, unknown
 from turnkeeper.views import TurnView, show
 
 Entry: TypeAlias = tuple[bytes, Mapping[bytes, bytes]]
@@ -56,21 +56,22 @@ class Follower:
         if not _CURSOR.fullmatch(self.cursor):
             raise InvalidRequest(f"{self.cursor[:50]!r} is no cursor; resume after the `id` of an event")
 
-    def backlog(self, entries: Iterable[Entry]) -> list[Event]:
-        """Admit what had been said before we came, without what is void by now."""
-        return unvoided(self.admit(entries))
-
     def admit(self, entries: Iterable[Entry]) -> list[Event]:
-        """Decode *entries*, drop those of a fenced worker, and stop at the final event."""
+        """Decode *entries*, drop those of a fenced worker, and stop behind the final event."""
         admitted: list[Event] = []
         for identifier, content in entries:
+            if self.is_over:
+                break
             self.cursor = identifier.decode()
             event = self._read(content)
-            if event is None or self.is_over or not self._fence.admits(event):
-                continue
-            admitted.append(event)
-            self.is_over = isinstance(event, FinalEvent)
+            if event is not None and self._fence.admits(event):
+                admitted.append(event)
+                self.is_over = isinstance(event, FinalEvent)
         return admitted
+
+    def go_on(self) -> None:
+        """Go on behind a final event that is none: its worker had lost the turn when it said so."""
+        self.is_over = False
 
     def _read(self, content: Mapping[bytes, bytes]) -> Event | None:
         try:
@@ -87,6 +88,18 @@ def stored_events(connection: Connection, turn_id: UUID) -> list[Event]:
     """
     # Asked once a second by every follower of a quiet turn, so the whole turn is read only when it has ended.
     return ending(show(connection, turn_id)) if find_state(connection, turn_id).is_final else []
+
+
+def has_ended(connection: Connection, event: Event) -> bool:
+    """Tell whether a final event is how the turn ended.  Raises UnknownTurn or TurnRejected.
+
+    A follower who resumes may meet the last words of a worker that had lost the turn, before it hears of anybody
+    who holds it. Whoever ends a turn stores that before it says so.
+    """
+    turn = connection.execute(select(turns.c.state, turns.c.epoch).where(turns.c.id == event.turn_id)).first()
+    if turn is None:
+        raise unknown(connection, event.turn_id)
+    return TurnState(turn.state).is_final and bool(turn.epoch == event.epoch)
 
 
 def ending(turn: TurnView) -> list[Event]:

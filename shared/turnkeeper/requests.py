@@ -21,7 +21,7 @@ MAX_REASON_CHARS = 500
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 ToolNames = tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")], ...]
 
-_LATER_FIELDS = frozenset({"tools", "background"})
+_LATER_FIELDS = frozenset({"tools", "background", "edits"})
 """Fields that earlier versions did not know; a fingerprint leaves them out while they are not given."""
 
 
@@ -33,6 +33,8 @@ class TurnRequest(BaseModel):
 
     chat_id: UUID | None = None
     """The chat to continue; None starts a new one."""
+    edits: UUID | None = None
+    """The turn whose message this one replaces, in its chat; whatever came after that message goes with it."""
     text: str | None = None
     parts: tuple[Text | Image | ToolResult, ...] = ()
     """The input where text alone does not say it; either this or `text`."""
@@ -66,6 +68,14 @@ class TurnRequest(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _edits_where_the_turn_is(self) -> Self:
+        if self.edits is not None and self.chat_id is not None:
+            raise ValueError("edits names a turn, and with it the chat; leave chat_id out")
+        if self.edits is not None and self.on_busy is not OnBusy.QUEUE:
+            raise ValueError("an edit stops what came after the message, and nothing else; leave on_busy out")
+        return self
+
+    @model_validator(mode="after")
     def _has_one_input(self) -> Self:
         if (self.text is None) == (not self.parts):
             raise ValueError("give either text or parts")
@@ -92,7 +102,7 @@ class TurnRequest(BaseModel):
 
     def or_default_provider(self, provider: str | None) -> Self:
         """Return the request with *provider* where a new chat names none."""
-        is_unnamed = self.chat_id is None and self.provider is None
+        is_unnamed = self.chat_id is None and self.edits is None and self.provider is None
         return self.model_copy(update={"provider": provider}) if is_unnamed else self
 
     @classmethod

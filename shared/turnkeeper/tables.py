@@ -124,6 +124,8 @@ turns = Table(
     Column("idempotency_key", Text),
     Column("request_digest", Text, nullable=False),
     Column("retry_of", Uuid, ForeignKey("turns.id", ondelete="SET NULL")),
+    # The turn whose message was said instead of what this one stands for; those numbered from it on do not see it.
+    Column("superseded_by", Uuid, ForeignKey("turns.id")),
     Column("error", JSONB(none_as_null=True)),
     Column("usage", JSONB(none_as_null=True)),
     _at("created_at", default=True),
@@ -150,6 +152,9 @@ Index(
     turns.c.finished_at,
     postgresql_where=text("checkpoint IS NOT NULL AND finished_at IS NOT NULL"),
 )
+# Without these two, each turn of a chat that is erased would be looked for in the whole table.
+Index("ix_turns_retry_of", turns.c.retry_of, postgresql_where=text("retry_of IS NOT NULL"))
+Index("ix_turns_superseded_by", turns.c.superseded_by, postgresql_where=text("superseded_by IS NOT NULL"))
 Index(
     "ix_turns_idempotency",
     turns.c.owner,
@@ -207,6 +212,7 @@ attempts = Table(
     CheckConstraint(_one_of("outcome", AttemptOutcome), name="outcome_known"),
     CheckConstraint("(outcome = 'running') = (finished_at IS NULL)", name="ended_is_finished"),
     CheckConstraint("step > 0 AND number > 0 AND epoch > 0 AND delay_ms >= 0", name="numbers_range"),
+    Index("ix_attempts_age", "started_at"),
 )
 
 tool_runs = Table(
@@ -230,6 +236,7 @@ tool_runs = Table(
     CheckConstraint("(state = 'started') = (finished_at IS NULL)", name="ended_is_finished"),
     CheckConstraint("(state = 'started') = (result IS NULL)", name="ended_has_a_result"),
     CheckConstraint("step > 0 AND number > 0 AND epoch > 0", name="numbers_range"),
+    Index("ix_tool_runs_age", "started_at"),
 )
 
 chain_health = Table(
@@ -250,4 +257,16 @@ rejections = Table(
     _id(),
     Column("reason", Text, nullable=False),
     _at("received_at", default=True),
+    Index("ix_rejections_age", "received_at"),
+)
+
+# What outlives the rows of an erased turn for a while, and is still to be got rid of: its live events, which its
+# worker may be writing at this moment, and its background response.
+erased_turns = Table(
+    "erased_turns",
+    metadata,
+    _id(),
+    # Without the words that had been heard.
+    Column("checkpoint", JSONB(none_as_null=True)),
+    _at("erased_at", default=True),
 )

@@ -1,4 +1,4 @@
-"""What a producer may do to a turn: enqueue, cancel, retry.
+"""What a producer may do to a turn: enqueue, edit, cancel, retry.
 
 Every function takes an open connection and leaves the transaction to its owner, so a producer can
 make a turn part of its own. Whoever changes turns of a chat locks the chat first; that order, chat before
@@ -17,6 +17,7 @@ from turnkeeper.exceptions import (
     ChatBusy,
     IdempotencyConflict,
     InvalidRequest,
+    NotEditable,
     NotRetryable,
     TurnRejected,
     UnknownChat,
@@ -41,9 +42,9 @@ class Enqueued:
     is_rung: bool = True
     """Whether the broker was told; if not, the rescue loop of the workers tells it within seconds."""
     cancelled: tuple[tuple[UUID, int], ...] = ()
-    """Waiting turns that `on_busy=interrupt` ended, with their epochs."""
+    """Waiting turns that `on_busy=interrupt` or an edit ended, with their epochs."""
     interrupted: tuple[UUID, ...] = ()
-    """Running turns that `on_busy=interrupt` asked to stop."""
+    """Running turns that `on_busy=interrupt` or an edit asked to stop."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,30 +73,31 @@ def enqueue(
         turn_id: The id to give the turn; a second request with the same id is the same turn.
         is_rung: Whether the caller rings after the commit; if not, the workers' rescue loop does.
 
-    Raises UnknownChat, ChatBusy, IdempotencyConflict, or InvalidRequest when no provider is named
-    by the request or its chat.
+    Raises UnknownChat, ChatBusy, IdempotencyConflict, InvalidRequest when no provider is named by the
+    request or its chat; and, for an edit, UnknownTurn, TurnRejected or NotEditable.
     """
     turn_id = turn_id or uuid4()
     if (earlier := _find_earlier(connection, request, turn_id)) is not None:
         return earlier
     with connection.begin_nested() as savepoint:
-        chat = _lock_chat(connection, request) if request.chat_id else _create_chat(connection, request)
-        if request.chat_id and (earlier := _find_earlier(connection, request, turn_id)) is not None:
+        chat = _open_chat(connection, request)
+        if chat.turn_count > 1 and (earlier := _find_earlier(connection, request, turn_id)) is not None:
             # The same request was under way in the chat that we waited for; it is no reason to call it busy.
             savepoint.rollback()
             return earlier
-        stopped = _settle_busy_chat(connection, request.on_busy, chat.id)
+        place = _find_place(connection, request, chat)
         is_due = not _has_open_turn(connection, chat.id)
-        if _insert_turn(connection, request, turn_id, chat, is_due=is_due, is_rung=is_rung):
+        if _insert_turn(connection, request, turn_id, chat, place, is_due=is_due, is_rung=is_rung):
             _insert_input(connection, request, turn_id, chat)
+            _supersede(connection, chat, place, turn_id)
             return Enqueued(
                 id=turn_id,
                 chat_id=chat.id,
                 is_new=True,
                 is_due=is_due,
                 is_rung=is_due and is_rung,
-                cancelled=stopped.cancelled,
-                interrupted=stopped.interrupted,
+                cancelled=place.stopped.cancelled,
+                interrupted=place.stopped.interrupted,
             )
         savepoint.rollback()
     earlier = _find_earlier(connection, request, turn_id)
@@ -120,6 +122,15 @@ def _find_earlier(connection: Connection, request: TurnRequest, turn_id: UUID) -
     return Enqueued(id=row.id, chat_id=row.chat_id, is_new=False, is_due=False)
 
 
+def _open_chat(connection: Connection, request: TurnRequest) -> Row[Any]:
+    """Lock the chat, or make one; either way the new turn's number is taken."""
+    if request.edits is not None:
+        return _lock_chat(connection, lock_chat_of(connection, request.edits))
+    if request.chat_id is not None:
+        return _lock_chat(connection, request.chat_id)
+    return _create_chat(connection, request)
+
+
 def _create_chat(connection: Connection, request: TurnRequest) -> Row[Any]:
     if request.provider is None:
         raise InvalidRequest("no provider is named; give one, or set TURNKEEPER_DEFAULT_PROVIDER")
@@ -138,16 +149,15 @@ def _create_chat(connection: Connection, request: TurnRequest) -> Row[Any]:
     ).one()
 
 
-def _lock_chat(connection: Connection, request: TurnRequest) -> Row[Any]:
-    assert request.chat_id is not None  # noqa: S101 - for the type checker; the caller branched on it
+def _lock_chat(connection: Connection, chat_id: UUID) -> Row[Any]:
     chat = connection.execute(
         update(chats)
-        .where(chats.c.id == request.chat_id)
+        .where(chats.c.id == chat_id)
         .values(turn_count=chats.c.turn_count + 1, updated_at=func.now())
         .returning(chats)
     ).first()
     if chat is None:
-        raise UnknownChat(request.chat_id)
+        raise UnknownChat(chat_id)
     return chat
 
 
@@ -155,6 +165,46 @@ def _lock_chat(connection: Connection, request: TurnRequest) -> Row[Any]:
 class _Stopped:
     cancelled: tuple[tuple[UUID, int], ...] = ()
     interrupted: tuple[UUID, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a new turn goes in its chat, and what had to make room."""
+
+    stopped: _Stopped
+    edited: Row[Any] | None = None
+    """The turn that is edited."""
+    since: int = 0
+    """The number of the turn whose message is replaced."""
+
+
+def _find_place(connection: Connection, request: TurnRequest, chat: Row[Any]) -> _Place:
+    if request.edits is None:
+        return _Place(_settle_busy_chat(connection, request.on_busy, chat.id))
+    edited = connection.execute(select(turns).where(turns.c.id == request.edits)).one()
+    if edited.superseded_by is not None:
+        raise NotEditable(edited.id, edited.superseded_by)
+    since = _seq_of_message(connection, edited)
+    return _Place(_stop_open_turns(connection, chat.id, since=since), edited, since)
+
+
+def _seq_of_message(connection: Connection, turn: Row[Any]) -> int:
+    """Return the number of the turn whose message *turn* answers: its own, unless it repeats another turn."""
+    while turn.retry_of is not None:
+        turn = connection.execute(select(turns).where(turns.c.id == turn.retry_of)).one()
+    seq: int = turn.seq
+    return seq
+
+
+def _supersede(connection: Connection, chat: Row[Any], place: _Place, turn_id: UUID) -> None:
+    if place.edited is None:
+        return
+    is_replaced = and_(
+        turns.c.chat_id == chat.id,
+        turns.c.seq.between(place.since, chat.turn_count - 1),
+        turns.c.superseded_by.is_(None),
+    )
+    connection.execute(update(turns).where(is_replaced).values(superseded_by=turn_id))
 
 
 def _settle_busy_chat(connection: Connection, on_busy: OnBusy, chat_id: UUID) -> _Stopped:
@@ -169,10 +219,12 @@ def _settle_busy_chat(connection: Connection, on_busy: OnBusy, chat_id: UUID) ->
             return _stop_open_turns(connection, chat_id)
 
 
-def _stop_open_turns(connection: Connection, chat_id: UUID) -> _Stopped:
-    is_open = and_(turns.c.chat_id == chat_id, turns.c.finished_at.is_(None))
-    is_waiting = and_(turns.c.chat_id == chat_id, turns.c.state.in_(WAITING_STATES))
-    is_running = and_(turns.c.chat_id == chat_id, turns.c.state == TurnState.RUNNING)
+def _stop_open_turns(connection: Connection, chat_id: UUID, *, since: int = 1) -> _Stopped:
+    """Stop the unfinished turns of a chat from the number *since* on."""
+    is_meant = and_(turns.c.chat_id == chat_id, turns.c.seq >= since)
+    is_open = and_(is_meant, turns.c.finished_at.is_(None))
+    is_waiting = and_(is_meant, turns.c.state.in_(WAITING_STATES))
+    is_running = and_(is_meant, turns.c.state == TurnState.RUNNING)
     # Locked first: a turn that moved from running to retrying between the two updates would escape both.
     connection.execute(select(turns.c.id).where(is_open).order_by(turns.c.seq).with_for_update())
     ended = update(turns).where(is_waiting).values(_CANCELLED).returning(turns.c.id, turns.c.epoch)
@@ -193,6 +245,7 @@ def _insert_turn(
     request: TurnRequest,
     turn_id: UUID,
     chat: Row[Any],
+    place: _Place,
     *,
     is_due: bool,
     is_rung: bool,
@@ -204,15 +257,28 @@ def _insert_turn(
         owner=request.owner,
         available_at=func.now() if is_due else None,
         rung_at=func.now() if is_due and is_rung else None,
-        provider=request.provider or chat.provider,
-        model=request.model or (chat.model if request.provider in {None, chat.provider} else None),
-        options=request.options,
-        tools=chat.tools if request.tools is None else list(request.tools),
-        background=request.background,
         idempotency_key=request.idempotency_key,
         request_digest=request.digest(),
+        **_settings(request, chat, place.edited),
     )
     return connection.execute(statement.on_conflict_do_nothing().returning(turns.c.id)).first() is not None
+
+
+def _settings(request: TurnRequest, chat: Row[Any], edited: Row[Any] | None) -> dict[str, Any]:
+    """Return what the request asks for and, where it asks for nothing, what the edited turn or the chat has."""
+    like = chat if edited is None else edited
+    is_there = request.provider in {None, like.provider}
+    settings = {
+        "provider": request.provider or like.provider,
+        "model": request.model or (like.model if is_there else None),
+        "tools": like.tools if request.tools is None else list(request.tools),
+        "options": request.options,
+        "background": request.background,
+    }
+    if edited is not None and is_there:
+        settings["options"] = request.options or edited.options
+        settings["background"] = edited.background if request.background is None else request.background
+    return settings
 
 
 def _insert_input(connection: Connection, request: TurnRequest, turn_id: UUID, chat: Row[Any]) -> None:
@@ -231,7 +297,9 @@ def _insert_input(connection: Connection, request: TurnRequest, turn_id: UUID, c
 def lock_chat_of(connection: Connection, turn_id: UUID) -> UUID:
     """Lock the chat of a turn and return its id.  Raises UnknownTurn."""
     chat_id = select(turns.c.chat_id).where(turns.c.id == turn_id).scalar_subquery()
-    locked: UUID | None = connection.scalar(select(chats.c.id).where(chats.c.id == chat_id).with_for_update())
+    # Not stronger than that: workers that store a message, which refers to the chat, need not wait.
+    lock = select(chats.c.id).where(chats.c.id == chat_id).with_for_update(key_share=True)
+    locked: UUID | None = connection.scalar(lock)
     if locked is None:
         raise unknown(connection, turn_id)
     return locked
@@ -289,10 +357,13 @@ def wake_next(connection: Connection, chat_id: UUID) -> UUID | None:
 def retry(connection: Connection, turn_id: UUID) -> Enqueued:
     """Try again: skip the countdown of a waiting turn, or answer a failed one's message in a new turn.
 
-    Raises UnknownTurn, or NotRetryable for a turn that is running, completed, cancelled, or no longer
-    the last of its chat.
+    Raises UnknownTurn, or NotRetryable for a turn that is running, completed, cancelled, superseded, or no
+    longer the last of its chat.
     """
     chat_id = lock_chat_of(connection, turn_id)
+    superseded_by = connection.scalar(select(turns.c.superseded_by).where(turns.c.id == turn_id))
+    if superseded_by is not None:
+        raise NotRetryable(turn_id, f"its message was edited, and turn {superseded_by} stands in its place")
     hurried = connection.execute(
         update(turns)
         .where(turns.c.id == turn_id, turns.c.state == TurnState.RETRYING)
@@ -337,14 +408,6 @@ def _repeat(connection: Connection, turn: Row[Any]) -> Enqueued:
 def forget_ring(connection: Connection, turn_id: UUID) -> None:
     """Note that the broker was not told, so that the next rescue tells it."""
     connection.execute(update(turns).where(turns.c.id == turn_id).values(rung_at=None))
-
-
-def erase_chat(connection: Connection, chat_id: UUID) -> list[UUID]:
-    """Delete a chat with all of its turns and messages; return the turns.  Raises UnknownChat."""
-    ids = list(connection.scalars(select(turns.c.id).where(turns.c.chat_id == chat_id)))
-    if connection.execute(chats.delete().where(chats.c.id == chat_id)).rowcount == 0:
-        raise UnknownChat(chat_id)
-    return ids
 
 
 def unknown(connection: Connection, turn_id: UUID) -> UnknownTurn | TurnRejected:

@@ -70,6 +70,8 @@ class TurnView(BaseModel):
     available_at: datetime | None
     cancel_requested_at: datetime | None
     retry_of: UUID | None
+    superseded_by: UUID | None = None
+    """The turn whose message was said instead of this one, or of one before it."""
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None

@@ -274,19 +274,6 @@ class TestShow:
 
 
 class TestErase:
-    def test_a_chat_goes_with_its_live_events(
-        self, open_keeper: "OpenKeeper", stage: "Stage", cache: "redis.Redis"
-    ) -> None:
-        keeper = open_keeper()
-        turn_id = stage.turn(TurnState.QUEUED)
-        keeper.cancel(turn_id)
-
-        keeper.erase(stage.row(turn_id)["chat_id"])
-
-        assert published(cache, turn_id) == []
-        with pytest.raises(UnknownTurn):
-            keeper.show(turn_id)
-
     def test_an_unknown_chat_is_told(self, open_keeper: "OpenKeeper") -> None:
         with pytest.raises(UnknownChat):
             open_keeper().erase(uuid4())

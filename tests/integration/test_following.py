@@ -9,6 +9,8 @@ from uuid import UUID, uuid4
 
 import pytest
 import redis
+from sqlalchemy import func
+from sqlalchemy import text as text_of_sql
 
 from turnkeeper.events import (
     Event,
@@ -51,6 +53,11 @@ def say(redis_server: Redis) -> Iterator[Say]:
         yield write
 
 
+def end(stage: "Stage", turn: UUID, *, epoch: int = 1) -> None:
+    """Let the turn have ended under this epoch, as its worker stores before it says so."""
+    stage.set(turn, state="completed", worker_id=None, available_at=None, finished_at=func.now(), epoch=epoch)
+
+
 def part(turn: UUID, text: str, *, epoch: int = 1, attempt: int = 1) -> TurnPart:
     return TurnPart(turn_id=turn, epoch=epoch, attempt=attempt, text=text)
 
@@ -87,6 +94,7 @@ class TestLive:
         first = next(events)
         say(part(turn, "Hi"))
         second = next(events)
+        end(stage, turn)
         say(*answer(turn), part(turn, "never heard"))
         rest = list(events)
 
@@ -97,6 +105,7 @@ class TestLive:
         self, open_keeper: "OpenKeeper", stage: "Stage", say: Say
     ) -> None:
         turn = stage.turn(TurnState.RUNNING)
+        end(stage, turn, epoch=2)
         say(
             part(turn, "void"),
             retry(turn),
@@ -125,6 +134,7 @@ class TestLive:
         keeper = open_keeper()
 
         events = threads.submit(lambda: list(keeper.follow(turn)))
+        end(stage, turn)
         say(*answer(turn))
 
         assert types(events.result(timeout=10)) == ["committed", "completed"]
@@ -138,6 +148,7 @@ class TestResuming:
         cursors = say(
             part(turn, "a"), part(turn, "b"), part(turn, "c"), TurnCompleted(turn_id=turn, epoch=1, attempt=1)
         )
+        end(stage, turn)
 
         for seen, cursor in enumerate(cursors[:-1], 1):
             events = list(open_keeper().follow(turn, after=cursor))
@@ -151,6 +162,48 @@ class TestResuming:
         *_, last = say(*answer(turn))
 
         assert types(list(open_keeper().follow(turn, after=last))) == ["committed", "completed"]
+
+    def test_the_last_words_of_a_worker_that_had_lost_the_turn_are_not_its_end(
+        self, open_keeper: "OpenKeeper", stage: "Stage", say: Say
+    ) -> None:
+        lost = stage.turn(TurnState.RUNNING)
+        cursor, *_ = say(
+            part(lost, "seen"),
+            TurnCompleted(turn_id=lost, epoch=1, attempt=1),
+            part(lost, "Hi", epoch=2, attempt=2),
+        )
+        stage.set(lost, epoch=2)
+        events = iter(open_keeper().follow(lost, after=cursor))
+
+        first = next(events)
+        end(stage, lost, epoch=2)
+        say(*answer(lost, epoch=2, attempt=2))
+
+        assert (first.type, first.epoch) == ("turn.part", 2)
+        assert types(list(events)) == ["committed", "completed"]
+
+    def test_an_end_that_a_worker_would_have_liked_is_not_the_one_that_came_about(
+        self, open_keeper: "OpenKeeper", stage: "Stage", say: Say
+    ) -> None:
+        turn = stage.turn(TurnState.FAILED)
+        cursor, *_ = say(part(turn, "seen"), TurnCompleted(turn_id=turn, epoch=0, attempt=1))
+
+        events = list(open_keeper().follow(turn, after=cursor))
+
+        assert types(events) == ["failed"]
+
+    def test_without_the_database_the_stream_is_believed(
+        self, open_keeper: "OpenKeeper", stage: "Stage", say: Say
+    ) -> None:
+        turn = stage.turn(TurnState.RUNNING)
+        say(part(turn, "H"))
+        events = iter(open_keeper().follow(turn))
+        first = next(events)
+        stage.do(lambda connection: connection.execute(text_of_sql("ALTER TABLE turns RENAME TO hidden")))
+
+        say(*answer(turn))
+
+        assert text([first, *events]) == "Hi"
 
     def test_what_is_no_cursor_is_refused(self, open_keeper: "OpenKeeper", stage: "Stage") -> None:
         with pytest.raises(InvalidRequest, match="'latest' is no cursor"):

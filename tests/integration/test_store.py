@@ -1,21 +1,23 @@
 """The worker's arrows: each one moves the turn it may move, writes all that belongs together, or nothing."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import Connection, update
+from sqlalchemy import Connection, func, select, update
 
 from turnkeeper import turns
+from turnkeeper.erasing import erase_chat
 from turnkeeper.errors import ChatError, ErrorKind
-from turnkeeper.messages import Message, Text
+from turnkeeper.messages import Message, Reasoning, Text, ToolCall, ToolResult
 from turnkeeper.states import AttemptOutcome, TurnState
-from turnkeeper.tables import chats, messages
+from turnkeeper.tables import chain_health, chats, messages
 from turnkeeper_worker import store, upkeep
-from turnkeeper_worker.chain import Anchor, Credential
+from turnkeeper_worker.chain import Anchor, Credential, Health
 from turnkeeper_worker.store import Claimed, Early, Ended, LeaseLost, NotMine, Origin
 
 if TYPE_CHECKING:
@@ -25,9 +27,22 @@ ERROR = ChatError(kind=ErrorKind.TIMEOUT, message="It was cut.", provider="opena
 HERE = Credential(provider="openai", base_url="https://api.openai.com/v1", key="abc", model="m")
 ORIGIN = Origin(credential=HERE, response_id="resp_1", anchors=True)
 WORDS = (Message(role="assistant", parts=(Text(text="Hi"),)),)
+WELL = Ended(outcome=AttemptOutcome.COMPLETED, response_id="resp_1", usage={"input_tokens": 3})
+LOOK = ToolCall(call_id="a", name="look", arguments="{}")
+SEEN = ToolResult(call_id="a", output="seen")
 
-ARROWS: dict[str, Callable[[Connection, Claimed], object]] = {
+
+def pause(connection: Connection, turn: Claimed) -> Claimed:
+    """Store the answer of a model that paused, and let it go on."""
+    following, _ = store.complete_step(connection, turn, WELL, WORDS, ORIGIN, runs_tools=False)
+    return store.next_step(connection, following)
+
+
+Arrow = Callable[[Connection, Claimed], object]
+ARROWS: dict[str, Arrow] = {
     "complete": lambda c, turn: store.complete(c, turn, Ended(outcome=AttemptOutcome.COMPLETED), WORDS, ORIGIN),
+    "call tools": lambda c, turn: store.complete_step(c, turn, WELL, WORDS, ORIGIN, runs_tools=True),
+    "pause": pause,
     "fail": lambda c, turn: store.fail(c, turn, Ended(outcome=AttemptOutcome.FAILED, error=ERROR)),
     "cancel": lambda c, turn: store.cancel(c, turn, Ended(outcome=AttemptOutcome.CANCELLED), WORDS),
     "retry": lambda c, turn: store.retry(
@@ -36,7 +51,24 @@ ARROWS: dict[str, Callable[[Connection, Claimed], object]] = {
     "heal": lambda c, turn: store.heal(c, turn, Ended(outcome=AttemptOutcome.HEALED, error=ERROR)),
     "hand back": lambda c, turn: store.hand_back(c, turn, Ended(outcome=AttemptOutcome.HANDED_BACK)),
 }
-every_arrow = pytest.mark.parametrize("arrow", [pytest.param(work, id=name) for name, work in ARROWS.items()])
+ARROWS_FROM_TOOLS: dict[str, Arrow] = {
+    "next step": store.next_step,
+    "complete after tools": store.complete_after_tools,
+    **{name: ARROWS[name] for name in ("fail", "cancel", "retry", "hand back")},
+}
+every_arrow = pytest.mark.parametrize(
+    ("arrow", "runs_tools"),
+    [
+        *(pytest.param(arrow, False, id=name) for name, arrow in ARROWS.items()),
+        *(pytest.param(arrow, True, id=f"{name}, while tools run") for name, arrow in ARROWS_FROM_TOOLS.items()),
+    ],
+)
+
+
+def under_way(stage: "Stage", *, runs_tools: bool, worker: UUID | None = None) -> Claimed:
+    """Return a running turn: its model speaks, or its tools do."""
+    running = stage.claim(stage.enqueue().id, worker)
+    return stage.call_tools(running, LOOK) if runs_tools else running
 
 
 def anchored(stage: "Stage", **fields: Any) -> Claimed:
@@ -117,9 +149,12 @@ class TestClaim:
 
 class TestFencing:
     @every_arrow
-    def test_a_stale_epoch_writes_nothing(self, stage: "Stage", arrow: Callable[..., object]) -> None:
-        running = stage.claim(stage.enqueue().id)
-        stale = replace(running, epoch=running.epoch - 1)
+    @pytest.mark.parametrize("belief", ["epoch", "step", "attempt"])
+    def test_whoever_believes_the_turn_elsewhere_writes_nothing(
+        self, stage: "Stage", arrow: Arrow, runs_tools: bool, belief: str
+    ) -> None:
+        running = under_way(stage, runs_tools=runs_tools)
+        stale = replace(running, **{belief: getattr(running, belief) - 1})
         before = stage.dump()
 
         with pytest.raises(LeaseLost) as caught:
@@ -129,12 +164,24 @@ class TestFencing:
         assert stage.dump() == before
 
     @every_arrow
+    def test_whoever_believes_the_wrong_half_of_the_step_writes_nothing(
+        self, stage: "Stage", arrow: Arrow, runs_tools: bool
+    ) -> None:
+        running = under_way(stage, runs_tools=not runs_tools)
+        before = stage.dump()
+
+        with pytest.raises(LeaseLost):
+            stage.do(arrow, replace(running, runs_tools=runs_tools))
+
+        assert stage.dump() == before
+
+    @every_arrow
     @pytest.mark.parametrize("rescuer", ["rescue", "rescue and claim"])
     def test_a_worker_that_was_rescued_from_writes_nothing(
-        self, stage: "Stage", arrow: Callable[..., object], rescuer: str
+        self, stage: "Stage", arrow: Arrow, runs_tools: bool, rescuer: str
     ) -> None:
         worker = stage.worker()
-        running = stage.claim(stage.enqueue().id, worker)
+        running = under_way(stage, runs_tools=runs_tools, worker=worker)
         stage.silence(worker)
         stage.do(upkeep.rescue, timedelta(seconds=15))
         if rescuer == "rescue and claim":
@@ -147,23 +194,315 @@ class TestFencing:
         assert stage.dump() == before
 
     @every_arrow
-    def test_a_turn_that_was_erased_is_lost(self, stage: "Stage", arrow: Callable[..., object]) -> None:
-        running = stage.claim(stage.enqueue().id)
-        stage.do(turns.erase_chat, running.chat_id)
+    def test_a_turn_that_was_erased_is_lost(self, stage: "Stage", arrow: Arrow, runs_tools: bool) -> None:
+        running = under_way(stage, runs_tools=runs_tools)
+        stage.do(erase_chat, running.chat_id)
 
         with pytest.raises(LeaseLost):
             stage.do(arrow, running)
 
-    @pytest.mark.parametrize("name", sorted({*ARROWS} - {"heal"}))
-    def test_an_arrow_leads_out_of_running_once(self, stage: "Stage", name: str) -> None:
-        running = stage.claim(stage.enqueue().id)
-        stage.do(ARROWS[name], running)
+    @every_arrow
+    def test_an_arrow_that_is_tried_again_after_its_commit_writes_nothing(
+        self, stage: "Stage", arrow: Arrow, runs_tools: bool
+    ) -> None:
+        running = under_way(stage, runs_tools=runs_tools)
+        stage.do(arrow, running)
         before = stage.dump()
 
         with pytest.raises(LeaseLost):
-            stage.do(ARROWS[name], running)
+            stage.do(arrow, running)
 
         assert stage.dump() == before
+
+    @every_arrow
+    def test_an_arrow_that_is_rolled_back_wrote_nothing(
+        self, stage: "Stage", arrow: Arrow, runs_tools: bool
+    ) -> None:
+        running = under_way(stage, runs_tools=runs_tools)
+        before = stage.dump()
+
+        with stage.engine.connect() as connection:
+            arrow(connection, running)
+            connection.rollback()
+
+        assert stage.dump() == before
+
+
+GOING_ON: dict[str, Arrow] = {
+    "fail": lambda c, turn: store.fail(c, turn, Ended(outcome=AttemptOutcome.FAILED, error=ERROR), goes_on=True),
+    "retry": lambda c, turn: store.retry(
+        c, turn, Ended(outcome=AttemptOutcome.RETRIED, error=ERROR), is_rung=False, goes_on=True
+    ),
+}
+
+
+class TestCheckpoints:
+    def test_a_checkpoint_that_was_kept_comes_with_the_next_claim(self, stage: "Stage") -> None:
+        running = stage.claim(stage.enqueue().id)
+        kept = stage.keep(running, pieces=(("text", "Hel"),))
+        stage.do(store.hand_back, running, Ended(outcome=AttemptOutcome.HANDED_BACK))
+
+        assert running.checkpoint is None
+        assert stage.claim(running.id).checkpoint == kept
+
+    def test_the_last_one_counts(self, stage: "Stage") -> None:
+        running = stage.claim(stage.enqueue().id)
+        stage.keep(running)
+        last = stage.keep(running, cursor=8)
+        stage.do(store.hand_back, running, Ended(outcome=AttemptOutcome.HANDED_BACK))
+
+        assert stage.claim(running.id).checkpoint == last
+
+    @pytest.mark.parametrize("belief", ["epoch", "step", "attempt"])
+    def test_it_is_kept_under_the_lease_only(self, stage: "Stage", belief: str) -> None:
+        running = stage.claim(stage.enqueue().id)
+        before = stage.dump()
+
+        with pytest.raises(LeaseLost):
+            stage.keep(replace(running, **{belief: getattr(running, belief) - 1}))
+
+        assert stage.dump() == before
+
+    @pytest.mark.parametrize(
+        ("arrow", "is_kept"),
+        [
+            pytest.param(ARROWS["complete"], False, id="complete: the response is over"),
+            pytest.param(ARROWS["call tools"], False, id="call tools: the response is over"),
+            pytest.param(ARROWS["pause"], False, id="pause: the response is over"),
+            pytest.param(ARROWS["heal"], False, id="heal: another one is asked for"),
+            pytest.param(ARROWS["fail"], False, id="fail: the response is over"),
+            pytest.param(GOING_ON["fail"], True, id="fail, while it goes on: it is to be called off"),
+            pytest.param(ARROWS["retry"], False, id="retry: another one is asked for"),
+            pytest.param(GOING_ON["retry"], True, id="retry, while it goes on: the next attempt comes back"),
+            pytest.param(ARROWS["cancel"], True, id="cancel: it is to be called off"),
+            pytest.param(ARROWS["hand back"], True, id="hand back: the successor comes back"),
+        ],
+    )
+    def test_each_arrow_keeps_it_while_somebody_still_has_to_look_after_the_response(
+        self, stage: "Stage", arrow: Arrow, is_kept: bool
+    ) -> None:
+        running = stage.claim(stage.enqueue().id)
+        kept = stage.keep(running)
+
+        stage.do(arrow, running)
+
+        stored = stage.row(running.id)["checkpoint"]
+        assert stored == (kept.model_dump(mode="json") if is_kept else None)
+
+    def test_one_that_cannot_be_read_is_none(self, stage: "Stage") -> None:
+        turn_id = stage.enqueue().id
+        stage.set(turn_id, checkpoint={"response_id": "resp_9"})
+
+        assert stage.claim(turn_id).checkpoint is None
+
+
+class TestSteps:
+    def test_an_answer_that_calls_tools_is_stored_and_the_turn_stays_ours(self, stage: "Stage") -> None:
+        running = stage.claim(stage.enqueue().id)
+        behind = stage.enqueue(chat_id=running.chat_id)
+
+        following, position = stage.do(
+            store.complete_step, running, WELL, WORDS, replace(ORIGIN, response_id="resp_7"), runs_tools=True
+        )
+
+        turn, (attempt,) = stage.row(running.id), stage.attempts(running.id)
+        assert (turn["state"], turn["worker_id"], turn["epoch"]) == ("running", running.worker_id, running.epoch)
+        assert (turn["runs_tools"], turn["step"], turn["finished_at"]) == (True, 1, None)
+        assert stage.texts(running.id) == [("user", "Hello"), ("assistant", "Hi")]
+        assert attempt["outcome"] == "completed"
+        assert (following.runs_tools, following.step, position) == (True, 1, 1)
+        assert following.anchor == Anchor.model_validate(stage.chat(running.chat_id)["anchor"])
+        assert following.anchor.response_id == "resp_7"
+        assert stage.row(behind.id)["available_at"] is None
+
+    def test_the_anchor_of_an_answer_with_calls_waits_for_their_results(self, stage: "Stage") -> None:
+        running = stage.claim(stage.enqueue().id)
+        calls = [LOOK, LOOK.model_copy(update={"call_id": "b"})]
+
+        following = stage.complete_step(running, "Hm", Reasoning(text="So"), *calls, runs_tools=True)
+
+        assert following.anchor is not None
+        assert following.anchor.calls == ("a", "b")
+        assert (following.anchor.seq, following.anchor.position) == (1, 1)
+
+    def test_the_next_step_has_all_of_its_attempts_before_it(self, stage: "Stage") -> None:
+        turn_id = stage.enqueue().id
+        stage.retry(stage.claim(turn_id), seconds=0)
+        second = stage.claim(turn_id)
+        assert (second.attempt, second.spent) == (2, 1)
+
+        following = stage.tell(stage.call_tools(second, LOOK), SEEN)
+
+        turn = stage.row(turn_id)
+        assert (turn["step"], turn["attempt"], turn["spent"], turn["runs_tools"]) == (2, 1, 0, False)
+        assert (turn["state"], turn["epoch"]) == ("running", second.epoch)
+        assert (following.step, following.attempt, following.spent, following.runs_tools) == (2, 1, 0, False)
+        stage.do(store.begin, following, model="m", chained=True)
+        assert [(row["step"], row["number"]) for row in stage.attempts(turn_id)] == [(1, 1), (1, 2), (2, 1)]
+
+    def test_a_turn_whose_tools_were_told_is_complete_where_the_producer_answers_for_the_rest(
+        self, stage: "Stage"
+    ) -> None:
+        running = under_way(stage, runs_tools=True)
+        behind = stage.enqueue(chat_id=running.chat_id)
+
+        woken = stage.do(store.complete_after_tools, running)
+
+        turn = stage.row(running.id)
+        assert (turn["state"], turn["worker_id"], turn["usage"]) == ("completed", None, {"input_tokens": 3})
+        assert turn["finished_at"] is not None
+        assert woken == behind.id
+        assert stage.chat(running.chat_id)["anchor"]["calls"] == ["a"]
+
+    def test_the_messages_of_all_steps_stand_in_their_order(self, stage: "Stage") -> None:
+        running = under_way(stage, runs_tools=True)
+        following = stage.tell(running, SEEN)
+        stage.do(store.begin, following, model="m", chained=True)
+
+        settled = stage.complete(following, "Sunny")
+
+        assert settled.position == 3
+        history = [said.message for said in stage.do(store.load, following)]
+        assert [message.role for message in history] == ["user", "assistant", "user", "assistant"]
+        assert history[1].parts == (Text(text="Hm"), LOOK)
+        assert history[2].parts == (SEEN,)
+        assert history[3].text == "Sunny"
+
+    def test_a_cancel_while_tools_run_keeps_what_they_told(self, stage: "Stage") -> None:
+        running = under_way(stage, runs_tools=True)
+        told = (Message(role="user", parts=(SEEN,)),)
+
+        settled = stage.do(store.cancel, running, Ended(outcome=AttemptOutcome.CANCELLED), told)
+
+        assert (stage.state(running.id), settled.position) == ("cancelled", 2)
+        assert [one["outcome"] for one in stage.attempts(running.id)] == ["completed"]
+
+    @pytest.mark.parametrize("arrow", ["hand back", "retry"])
+    def test_whoever_takes_the_turn_over_while_tools_run_goes_on_with_them(
+        self, stage: "Stage", arrow: str
+    ) -> None:
+        running = under_way(stage, runs_tools=True)
+        stage.do(ARROWS[arrow], running)
+        stage.set(running.id, available_at=stage.row(running.id)["created_at"])
+
+        successor = stage.take(running.id)
+
+        assert successor.runs_tools
+        assert (successor.step, successor.usage) == (1, {"input_tokens": 3})
+        assert successor.anchor == running.anchor
+
+
+class TestUsage:
+    def test_it_adds_up_over_attempts_and_steps(self, stage: "Stage") -> None:
+        turn_id = stage.enqueue().id
+        cost = {"input_tokens": 10, "output_tokens": 1}
+        broken = Ended(outcome=AttemptOutcome.RETRIED, error=ERROR, usage=cost, delay=timedelta(0))
+        stage.do(store.retry, stage.claim(turn_id), broken, is_rung=False)
+        healed = stage.do(
+            store.heal, stage.claim(turn_id), replace(broken, outcome=AttemptOutcome.HEALED, delay=None)
+        )
+        stage.do(store.begin, healed, model="m", chained=False)
+        following = stage.tell(stage.call_tools(healed, LOOK), SEEN)
+        stage.do(store.begin, following, model="m", chained=True)
+        stage.do(store.hand_back, following, Ended(outcome=AttemptOutcome.HANDED_BACK, usage=cost))
+        last = stage.claim(turn_id)
+
+        stage.complete(last)
+
+        assert last.usage == {"input_tokens": 33, "output_tokens": 3}
+        assert stage.row(turn_id)["usage"] == {"input_tokens": 36, "output_tokens": 3}
+        spent = [(row["usage"] or {}).get("input_tokens") for row in stage.attempts(turn_id)]
+        assert sum(spent) == 36
+
+    @pytest.mark.parametrize(
+        "arrow",
+        [
+            pytest.param(store.fail, id="fail"),
+            pytest.param(lambda c, turn, ended: store.cancel(c, turn, ended, ()), id="cancel"),
+        ],
+    )
+    def test_what_ends_without_an_answer_has_its_cost_as_well(
+        self, stage: "Stage", arrow: Callable[..., object]
+    ) -> None:
+        following = stage.tell(under_way(stage, runs_tools=True), SEEN)
+        ended = Ended(outcome=AttemptOutcome.FAILED, error=ERROR, usage={"input_tokens": 4})
+
+        stage.do(arrow, following, ended)
+
+        assert stage.row(following.id)["usage"] == {"input_tokens": 7}
+
+    def test_what_nobody_counted_is_not_zero(self, stage: "Stage") -> None:
+        running = stage.claim(stage.enqueue().id)
+
+        stage.do(store.complete, running, Ended(outcome=AttemptOutcome.COMPLETED), WORDS, ORIGIN)
+
+        assert stage.row(running.id)["usage"] is None
+
+
+AN_HOUR = timedelta(hours=1)
+
+
+class TestChainHealth:
+    def breaks(self, stage: "Stage", times: int, credential: Credential = HERE, *, tolerated: int = 3) -> Health:
+        for _ in range(times):
+            stage.do(store.chain_broke, credential, tolerated=tolerated, rest=AN_HOUR)
+        return stage.do(store.chain_health_of, credential)
+
+    def test_a_credential_that_nobody_heard_of_is_healthy(self, stage: "Stage") -> None:
+        assert stage.do(store.chain_health_of, HERE) == Health()
+
+    @pytest.mark.parametrize(("times", "is_resting"), [(1, False), (2, False), (3, True), (4, True)])
+    def test_chains_rest_when_they_broke_too_often(self, stage: "Stage", times: int, is_resting: bool) -> None:
+        assert self.breaks(stage, times) == Health(breaks=times, is_resting=is_resting)
+
+    def test_where_no_break_is_tolerated_the_first_one_lets_them_rest(self, stage: "Stage") -> None:
+        assert self.breaks(stage, 1, tolerated=1) == Health(breaks=1, is_resting=True)
+
+    def test_a_rest_lasts_as_long_as_it_was_told_to(self, stage: "Stage") -> None:
+        self.breaks(stage, 3)
+
+        with stage.engine.connect() as connection:
+            left = connection.scalar(select(chain_health.c.rests_until - func.now()))
+
+        assert left is not None
+        assert AN_HOUR - timedelta(seconds=30) < left <= AN_HOUR
+
+    def test_behind_its_rest_a_chain_is_tried_and_the_next_break_lets_it_rest_again(self, stage: "Stage") -> None:
+        self.breaks(stage, 3)
+        stage.do(Connection.execute, update(chain_health).values(rests_until=func.now() - AN_HOUR))
+        assert stage.do(store.chain_health_of, HERE) == Health(breaks=3, is_resting=False)
+
+        assert self.breaks(stage, 1) == Health(breaks=4, is_resting=True)
+
+    def test_a_chain_that_held_makes_up_for_all_that_broke(self, stage: "Stage") -> None:
+        self.breaks(stage, 3)
+
+        stage.do(store.chain_held, HERE)
+
+        assert stage.do(store.chain_health_of, HERE) == Health()
+        assert self.breaks(stage, 2) == Health(breaks=2, is_resting=False)
+
+    @pytest.mark.parametrize("field", ["provider", "base_url", "key"])
+    def test_one_credential_does_not_touch_another(self, stage: "Stage", field: str) -> None:
+        other = HERE.model_copy(update={field: "other"})
+        self.breaks(stage, 2, other)
+
+        assert self.breaks(stage, 3) == Health(breaks=3, is_resting=True)
+        assert stage.do(store.chain_health_of, other) == Health(breaks=2, is_resting=False)
+        stage.do(store.chain_held, other)
+        assert stage.do(store.chain_health_of, HERE).is_resting
+
+    def test_the_models_of_a_credential_share_their_health(self, stage: "Stage") -> None:
+        self.breaks(stage, 3)
+
+        assert stage.do(store.chain_health_of, HERE.model_copy(update={"model": "other"})).is_resting
+
+    def test_workers_that_break_at_the_same_moment_are_all_counted(
+        self, stage: "Stage", threads: ThreadPoolExecutor
+    ) -> None:
+        list(threads.map(lambda _: self.breaks(stage, 1, tolerated=99), range(12)))
+
+        assert stage.do(store.chain_health_of, HERE).breaks == 12
 
 
 class TestComplete:
@@ -360,10 +699,10 @@ class TestHistory:
         running = anchored(stage)
         assert running.anchor is not None
 
-        before = stage.do(store.fingerprint, running.chat_id, through=(1, 1))
+        before = stage.do(store.fingerprint, running.chat_id, through=(1, 1), seen_by=2)
         edited = update(messages).where(messages.c.position == 1).values(parts=[{"type": "text", "text": "No"}])
         stage.do(Connection.execute, edited)
-        after = stage.do(store.fingerprint, running.chat_id, through=(1, 1))
+        after = stage.do(store.fingerprint, running.chat_id, through=(1, 1), seen_by=2)
 
         assert before == running.anchor.digest
         assert after != before
@@ -374,6 +713,46 @@ class TestHistory:
         stage.do(store.cancel, running, Ended(outcome=AttemptOutcome.CANCELLED), WORDS)
         third = stage.claim(stage.enqueue("Go on", chat_id=running.chat_id).id)
 
-        past = stage.do(store.fingerprint, third.chat_id, through=(1, 1))
+        past = stage.do(store.fingerprint, third.chat_id, through=(1, 1), seen_by=3)
 
         assert past == running.anchor.digest
+
+
+class TestOfferedTools:
+    def offered(self, stage: "Stage", turn_id: UUID) -> tuple[str, ...]:
+        claimed = stage.claim(turn_id)
+        stage.complete(claimed)
+        return claimed.tools
+
+    def test_a_turn_offers_what_it_names_and_else_what_its_chat_offers(self, stage: "Stage") -> None:
+        first = stage.enqueue(tools=("look", "pay"))
+        chat_id = first.chat_id
+        others = ({}, {"tools": ("saw",)}, {"tools": ()}, {"tools": None})
+
+        offered = [
+            self.offered(stage, turn_id)
+            for turn_id in (first.id, *(stage.enqueue(chat_id=chat_id, **fields).id for fields in others))
+        ]
+
+        assert offered == [("look", "pay"), ("look", "pay"), ("saw",), (), ("look", "pay")]
+        assert stage.chat(chat_id)["tools"] == ["look", "pay"]
+
+    def test_a_chat_that_names_none_offers_none(self, stage: "Stage") -> None:
+        assert self.offered(stage, stage.enqueue().id) == ()
+
+    def test_a_turn_that_is_tried_again_offers_the_same_and_runs_in_the_same_way(self, stage: "Stage") -> None:
+        failed = stage.turn(TurnState.FAILED, tools=("look",), background=True)
+
+        retried = stage.claim(stage.do(turns.retry, failed).id)
+
+        assert (retried.tools, retried.background) == (("look",), True)
+
+    @pytest.mark.parametrize("background", [None, True, False])
+    def test_whether_it_runs_in_the_background_is_the_turns_own_matter(
+        self, stage: "Stage", background: bool | None
+    ) -> None:
+        first = stage.enqueue(background=background)
+        second = stage.enqueue(chat_id=first.chat_id)
+
+        assert stage.row(first.id)["background"] is background
+        assert stage.row(second.id)["background"] is None

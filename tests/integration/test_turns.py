@@ -1,4 +1,4 @@
-"""What a producer may do to a turn: enqueue, cancel, retry, erase; one producer at a time."""
+"""What a producer may do to a turn: enqueue, cancel, retry; one producer at a time."""
 
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -18,7 +18,7 @@ from turnkeeper.exceptions import (
 )
 from turnkeeper.requests import TurnRequest
 from turnkeeper.states import TurnState
-from turnkeeper.tables import attempts, chats, messages
+from turnkeeper.tables import chats, messages
 from turnkeeper.tables import turns as turns_table
 from turnkeeper_worker import upkeep
 from turnkeeper_worker.store import NotMine, claim
@@ -318,19 +318,3 @@ class TestUnknown:
 
     def test_the_state_of_a_turn_is_found(self, stage: "Stage") -> None:
         assert stage.do(turns.find_state, stage.turn(TurnState.RETRYING)) is TurnState.RETRYING
-
-
-class TestErase:
-    def test_a_chat_is_erased_with_everything_in_it(self, stage: "Stage") -> None:
-        turn_id = stage.turn(TurnState.COMPLETED)
-        chat = stage.row(turn_id)["chat_id"]
-        other = stage.turn(TurnState.COMPLETED)
-
-        assert stage.do(turns.erase_chat, chat) == [turn_id]
-
-        assert [stage.count(table) for table in (chats, turns_table, messages, attempts)] == [1, 1, 2, 1]
-        assert stage.state(other) == "completed"
-
-    def test_an_unknown_chat_is_told(self, stage: "Stage") -> None:
-        with pytest.raises(UnknownChat):
-            stage.do(turns.erase_chat, uuid4())

@@ -10,12 +10,13 @@ import pytest
 from sqlalchemy import func, select
 
 from turnkeeper import turns
+from turnkeeper.messages import ToolCall, ToolResult
 from turnkeeper.requests import TurnRequest
-from turnkeeper.states import TurnState
+from turnkeeper.states import AttemptOutcome, TurnState
 from turnkeeper.tables import rejections, workers
-from turnkeeper_worker import upkeep
-from turnkeeper_worker.store import NotMine, claim
-from turnkeeper_worker.upkeep import Due, Held
+from turnkeeper_worker import ledger, store, upkeep
+from turnkeeper_worker.store import Claimed, Ended, NotMine, claim
+from turnkeeper_worker.upkeep import Abandoned, Due, Held
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Stage
@@ -174,6 +175,203 @@ class TestRescue:
         assert [one.id for one in stage.do(upkeep.rescue, TTL)] == [turn_id]
 
 
+class TestRescueWhileToolsRun:
+    def lost(self, stage: "Stage", turn: Claimed) -> list[upkeep.Orphan]:
+        """Let the worker of a turn die."""
+        stage.silence(turn.worker_id)
+        return stage.do(upkeep.rescue, TTL)
+
+    def running_tools(self, stage: "Stage") -> Claimed:
+        return stage.call_tools(
+            stage.claim(stage.enqueue().id), ToolCall(call_id="a", name="look", arguments="{}")
+        )
+
+    def test_the_turn_is_queued_where_it_was_and_nothing_that_was_stored_is_lost(self, stage: "Stage") -> None:
+        running = self.running_tools(stage)
+
+        (rescued,) = self.lost(stage, running)
+
+        turn = stage.row(running.id)
+        assert (rescued.state, rescued.step, rescued.attempt) == ("queued", 1, 1)
+        assert (turn["state"], turn["runs_tools"], turn["lost"]) == ("queued", True, 1)
+        assert [one["outcome"] for one in stage.attempts(running.id)] == ["completed"]
+        assert [row["state"] for row in stage.tool_runs(running.id)] == ["started"]
+        assert stage.take(running.id).runs_tools
+
+    def test_a_tool_that_every_worker_dies_of_fails_its_turn(self, stage: "Stage") -> None:
+        running = self.running_tools(stage)
+
+        fates = []
+        for count in range(upkeep.MAX_LOST):
+            if count:
+                running = stage.take(running.id)
+                stage.do(ledger.take_over, running)
+            fates += self.lost(stage, running)
+
+        assert [one.state for one in fates] == ["queued"] * (upkeep.MAX_LOST - 1) + ["failed"]
+        assert stage.row(running.id)["lost"] == upkeep.MAX_LOST
+        assert fates[-1].error is not None
+
+    def test_workers_that_were_lost_at_any_step_are_counted_together(self, stage: "Stage") -> None:
+        running = self.running_tools(stage)
+        self.lost(stage, running)
+        successor = stage.take(running.id)
+        stage.do(ledger.take_over, successor)
+        following = stage.tell(successor, ToolResult(call_id="a", output="seen"))
+        stage.do(store.begin, following, model="m", chained=True)
+
+        self.lost(stage, following)
+
+        assert stage.row(running.id)["lost"] == 2
+
+    def test_a_worker_that_hands_back_or_retries_is_not_lost(self, stage: "Stage") -> None:
+        running = stage.claim(stage.enqueue().id)
+        stage.do(store.hand_back, running, Ended(outcome=AttemptOutcome.HANDED_BACK))
+        stage.retry(stage.claim(running.id), seconds=0)
+
+        assert stage.row(running.id)["lost"] == 0
+
+
+class TestAbandoned:
+    """Background responses that go on though their turns have ended."""
+
+    def abandoned(self, stage: "Stage", *, response_id: str = "resp_9") -> UUID:
+        """Return a turn that was cancelled while its background response went on."""
+        running = stage.claim(stage.enqueue().id)
+        stage.keep(running, response_id=response_id)
+        stage.do(store.cancel, running, Ended(outcome=AttemptOutcome.CANCELLED), ())
+        return running.id
+
+    def found(self, stage: "Stage") -> list[UUID]:
+        return [one.turn_id for one in stage.do(upkeep.find_abandoned)]
+
+    def test_a_response_whose_turn_was_cancelled_is_found(self, stage: "Stage") -> None:
+        running = stage.claim(stage.enqueue().id)
+        kept = stage.keep(running)
+        stage.do(store.cancel, running, Ended(outcome=AttemptOutcome.CANCELLED), ())
+
+        assert stage.do(upkeep.find_abandoned) == [Abandoned(turn_id=running.id, checkpoint=kept)]
+
+    def test_so_is_one_whose_turn_was_cancelled_while_it_waited(self, stage: "Stage") -> None:
+        running = stage.claim(stage.enqueue().id)
+        stage.keep(running)
+        stage.do(store.hand_back, running, Ended(outcome=AttemptOutcome.HANDED_BACK))
+
+        stage.do(turns.cancel, running.id)
+
+        assert self.found(stage) == [running.id]
+
+    @pytest.mark.parametrize(
+        ("is_cancelled", "state"),
+        [pytest.param(True, "cancelled", id="cancelled"), pytest.param(False, "failed", id="failed as poison")],
+    )
+    def test_so_is_one_whose_turn_was_ended_for_its_dead_worker(
+        self, stage: "Stage", is_cancelled: bool, state: str
+    ) -> None:
+        running = stage.claim(stage.enqueue().id)
+        stage.keep(running)
+        stage.set(running.id, lost=upkeep.MAX_LOST - 1)
+        if is_cancelled:
+            stage.do(turns.cancel, running.id)
+        stage.silence(running.worker_id)
+
+        stage.do(upkeep.rescue, TTL)
+
+        assert (stage.state(running.id), self.found(stage)) == (state, [running.id])
+
+    def test_a_response_that_a_turn_still_waits_for_is_not_abandoned(self, stage: "Stage") -> None:
+        running, handed_back = stage.claim(stage.enqueue().id), stage.claim(stage.enqueue().id)
+        stage.keep(running)
+        stage.keep(handed_back)
+        stage.do(store.hand_back, handed_back, Ended(outcome=AttemptOutcome.HANDED_BACK))
+        orphaned = stage.claim(stage.enqueue().id)
+        stage.keep(orphaned)
+        stage.silence(orphaned.worker_id)
+        stage.do(upkeep.rescue, TTL)
+
+        assert self.found(stage) == []
+
+    def test_turns_that_ended_with_their_responses_leave_none(self, stage: "Stage") -> None:
+        for state in TurnState:
+            stage.turn(state)
+
+        assert self.found(stage) == []
+
+    def test_the_oldest_come_first_and_not_too_many_at_once(self, stage: "Stage") -> None:
+        ids = [self.abandoned(stage) for _ in range(3)]
+        for age, turn_id in zip((1, 3, 2), ids, strict=True):
+            stage.set(turn_id, finished_at=func.now() - timedelta(minutes=age))
+
+        found = stage.do(upkeep.find_abandoned, limit=2)
+
+        assert [one.turn_id for one in found] == [ids[1], ids[2]]
+
+    def test_one_that_cannot_be_read_is_passed_over(self, stage: "Stage") -> None:
+        unreadable, other = self.abandoned(stage), self.abandoned(stage)
+        stage.set(unreadable, checkpoint={"response_id": "resp_9"})
+
+        assert self.found(stage) == [other]
+
+    def test_what_it_has_cost_is_added_to_the_turn_and_told_by_its_last_attempt(self, stage: "Stage") -> None:
+        running = stage.claim(stage.enqueue().id)
+        failed = Ended(outcome=AttemptOutcome.RETRIED, usage={"input_tokens": 3}, delay=timedelta(0))
+        stage.do(store.retry, running, failed, is_rung=False)
+        running = stage.claim(running.id)
+        stage.keep(running)
+        stage.do(store.cancel, running, Ended(outcome=AttemptOutcome.CANCELLED), ())
+        (abandoned,) = stage.do(upkeep.find_abandoned)
+
+        stage.do(upkeep.close_abandoned, abandoned, {"input_tokens": 5, "output_tokens": 1})
+
+        turn, (first, last) = stage.row(running.id), stage.attempts(running.id)
+        assert turn["checkpoint"] is None
+        assert turn["usage"] == {"input_tokens": 8, "output_tokens": 1}
+        assert first["usage"] == {"input_tokens": 3}
+        assert (last["usage"], last["response_id"]) == ({"input_tokens": 5, "output_tokens": 1}, "resp_9")
+        assert (turn["state"], last["outcome"]) == ("cancelled", "cancelled")
+        assert self.found(stage) == []
+
+    def test_of_two_workers_that_close_it_one_is_heard(self, stage: "Stage", threads: ThreadPoolExecutor) -> None:
+        turn_id = self.abandoned(stage)
+        (abandoned,) = stage.do(upkeep.find_abandoned)
+
+        list(threads.map(lambda _: stage.do(upkeep.close_abandoned, abandoned, {"input_tokens": 5}), range(6)))
+
+        assert stage.row(turn_id)["usage"] == {"input_tokens": 5}
+
+    def test_one_that_tells_no_cost_is_closed_without(self, stage: "Stage") -> None:
+        turn_id = self.abandoned(stage)
+        (abandoned,) = stage.do(upkeep.find_abandoned)
+        before = stage.row(turn_id)["usage"]
+
+        stage.do(upkeep.close_abandoned, abandoned, None)
+
+        assert (stage.row(turn_id)["checkpoint"], stage.row(turn_id)["usage"]) == (None, before)
+
+    def test_another_response_than_the_one_that_was_called_off_stays(self, stage: "Stage") -> None:
+        turn_id = self.abandoned(stage)
+        (abandoned,) = stage.do(upkeep.find_abandoned)
+        other = abandoned.checkpoint.model_copy(update={"response_id": "resp_10"})
+
+        stage.do(upkeep.close_abandoned, Abandoned(turn_id=turn_id, checkpoint=other), {"input_tokens": 5})
+
+        assert self.found(stage) == [turn_id]
+        assert stage.row(turn_id)["usage"] is None
+
+    def test_those_that_ended_long_ago_are_over_by_themselves(self, stage: "Stage") -> None:
+        old, lately = self.abandoned(stage), self.abandoned(stage)
+        stage.set(old, finished_at=func.now() - timedelta(minutes=61))
+        running = stage.claim(stage.enqueue().id)
+        kept = stage.keep(running)
+
+        forgotten = stage.do(upkeep.forget_abandoned, after=timedelta(hours=1))
+
+        assert forgotten == 1
+        assert self.found(stage) == [lately]
+        assert stage.row(old)["checkpoint"] is None
+        assert stage.row(running.id)["checkpoint"] == kept.model_dump(mode="json")
+
+
 class TestGiveBack:
     def test_a_turn_that_nobody_here_runs_is_queued_again(self, stage: "Stage") -> None:
         running = stage.claim(stage.enqueue().id)
@@ -223,6 +421,12 @@ class TestTakeDue:
 
         assert stage.do(upkeep.take_due, forgotten_after=A_MINUTE) == [Due(long_ago, 0)]
         assert {one.id for one in stage.do(upkeep.take_due, forgotten_after=timedelta(0))} == {lately, long_ago}
+
+    def test_a_turn_that_a_worker_was_told_of_already_is_not_forgotten(self, stage: "Stage") -> None:
+        told, forgotten = self.unheard(stage), self.unheard(stage)
+
+        assert stage.do(upkeep.take_due, forgotten_after=A_MINUTE, besides=[told]) == [Due(forgotten, 0)]
+        assert stage.do(upkeep.take_due, forgotten_after=A_MINUTE) == [Due(told, 0)]
 
     def test_a_countdown_that_the_broker_knows_is_left_to_the_broker(self, stage: "Stage") -> None:
         running = stage.claim(stage.enqueue().id)

@@ -95,6 +95,8 @@ class TestMistakes:
             pytest.param("colour = 1", "setting colour (TURNKEEPER_COLOUR) cannot be used: Extra", id="unknown"),
             pytest.param("concurrency = 0", "setting concurrency (TURNKEEPER_CONCURRENCY)", id="out of range"),
             pytest.param("drain_seconds = nan", "setting drain_seconds", id="not a number"),
+            pytest.param("retention_days = -1", "setting retention_days", id="days before the first"),
+            pytest.param("retention_days = 1e9", "setting retention_days", id="more days than there were"),
             pytest.param(
                 "[retry]\nmax_attempts = 'x'", "setting retry.max_attempts (TURNKEEPER_RETRY__MAX_A", id="nested"
             ),

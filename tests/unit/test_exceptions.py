@@ -14,6 +14,7 @@ from turnkeeper.exceptions import (
     IdempotencyConflict,
     InvalidRequest,
     InvalidSettings,
+    NotEditable,
     NotRetryable,
     TurnkeeperError,
     TurnRejected,
@@ -33,6 +34,10 @@ EXAMPLES = [
     (UnknownTurn(TURN), f"no turn has the id {ID}; `enqueue` prints the id to use"),
     (TurnRejected(TURN, "it is empty"), f"turn {ID} was rejected: it is empty"),
     (NotRetryable(TURN, "it is completed"), f"turn {ID} cannot be retried: it is completed"),
+    (
+        NotEditable(TURN, UUID(int=8)),
+        f"turn {ID} cannot be edited: edit turn {UUID(int=8)}, which stands in its place",
+    ),
     (
         ChatBusy(TURN),
         f"chat {ID} has an unfinished turn; wait for it, or use on_busy=queue or interrupt",

@@ -96,13 +96,15 @@ class TestFollower:
         assert texts(events) == ["new"]
         assert not follower.is_over
 
-    def test_a_backlog_comes_without_what_is_void(self) -> None:
+    def test_an_end_that_is_none_is_gone_on_from_right_behind_it(self) -> None:
         follower = Follower()
+        stream = entries(part("stale"), completed(), part("new", epoch=2), completed(epoch=2))
+        follower.admit(stream)
 
-        events = follower.backlog(entries(part("void"), part("stands", attempt=2)))
+        follower.go_on()
 
-        assert texts(events) == ["stands"]
         assert follower.cursor == "2-0"
+        assert [event.type for event in follower.admit(stream[2:])] == ["turn.part", "turn.completed"]
 
     @pytest.mark.parametrize("cursor", ["0", "1-", "latest", "1-0 2-0", "1-0\n", "-" * 1000])
     def test_what_is_no_cursor_is_refused(self, cursor: str) -> None:

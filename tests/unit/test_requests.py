@@ -215,6 +215,25 @@ class TestTools:
         assert TurnRequest.parse({"text": "a", "background": background}).background is background
 
 
+class TestEdits:
+    def test_an_edit_names_a_turn_and_no_chat(self) -> None:
+        request = TurnRequest.parse({"text": "a", "edits": str(CHAT)})
+
+        assert (request.edits, request.chat_id) == (CHAT, None)
+        with pytest.raises(InvalidRequest, match="edits names a turn, and with it the chat; leave chat_id out"):
+            TurnRequest.parse({"text": "a", "edits": CHAT, "chat_id": CHAT})
+
+    @pytest.mark.parametrize("on_busy", ["interrupt", "reject"])
+    def test_an_edit_has_its_own_way_with_a_busy_chat(self, on_busy: str) -> None:
+        with pytest.raises(InvalidRequest, match="leave on_busy out"):
+            TurnRequest.parse({"text": "a", "edits": CHAT, "on_busy": on_busy})
+
+    def test_an_edit_stays_with_the_provider_of_the_turn(self) -> None:
+        request = TurnRequest.parse({"text": "a", "edits": CHAT})
+
+        assert request.or_default_provider("openai").provider is None
+
+
 class TestDigest:
     words = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1).filter(str.strip)
 
@@ -243,6 +262,7 @@ class TestDigest:
             pytest.param({"tools": []}, id="that there are none"),
             pytest.param({"background": True}, id="that it runs in the background"),
             pytest.param({"background": False}, id="that it does not"),
+            pytest.param({"chat_id": None, "edits": CHAT}, id="that it edits"),
         ],
     )
     def test_another_request_has_another_digest(self, change: dict[str, Any]) -> None:
@@ -267,7 +287,7 @@ class TestDigest:
         stored = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
         assert TurnRequest.parse(fields).digest() == stored
-        assert TurnRequest.parse(fields | {"tools": None, "background": None}).digest() == stored
+        assert TurnRequest.parse(fields | {"tools": None, "background": None, "edits": None}).digest() == stored
 
     def test_the_key_and_the_manner_are_no_part_of_what_is_asked(self) -> None:
         plain = TurnRequest.parse({"text": "a"})

@@ -1,7 +1,7 @@
 """The Celery app of the workers.  Importing it reads nothing; the settings are read when the worker starts."""
 
 import threading
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 from uuid import UUID
 
@@ -9,20 +9,24 @@ from amqp.exceptions import ChannelError
 from celery import Celery
 from celery.backends.base import DisabledBackend
 from celery.signals import setup_logging, task_revoked, worker_shutting_down
-from kombu.entity import Queue
 
-from turnkeeper.doorbell import PUBLISH_RETRIES, RUN_TURN, ring, transport_options
+from turnkeeper.doorbell import PUBLISH_RETRIES, RUN_TURN, holds_countdowns, queue_at, transport_options
+from turnkeeper_worker.bell import Bell
 from turnkeeper_worker.config import Settings
 from turnkeeper_worker.engine import Broker
 from turnkeeper_worker.runtime import Runtime
 from turnkeeper_worker.telemetry import configure_logging
 from turnkeeper_worker.upkeep import Due
 
+ANSWERS_WITHIN_SECONDS = 3
+"""How long a broker may take to tell its queue's length."""
+
 
 class WorkerApp(Celery):  # type: ignore[misc]  # Celery is untyped
     """A Celery app that has a runtime."""
 
     events_cls = "turnkeeper_worker.dispatcher:ThreadSafeEvents"
+    is_shutting_down = False
 
     @cached_property
     def backend(self) -> DisabledBackend:
@@ -35,14 +39,29 @@ class WorkerApp(Celery):  # type: ignore[misc]  # Celery is untyped
         return Settings.load()
 
     @cached_property
+    def bell(self) -> Bell:
+        """Rings for this process."""
+        # When that many end at once, they are one more pool full of turns for the worker that holds them.
+        limit = self.settings.concurrency if holds_countdowns(self.settings.broker) else 0
+        return Bell(self, broker_countdowns=limit)
+
+    @cached_property
     def runtime(self) -> Runtime:
         """The engine of this process; the pool starts and stops it."""
-        return Runtime(self.settings, Broker(ring=self._ring, queue_is_empty=self._queue_is_empty))
+        return Runtime(self.settings, Broker(ring=partial(_ring_all, self.bell), queue_length=self._queue_length))
 
     @cached_property
     def waiting(self) -> dict[int, UUID]:
         """Which pool thread waits for which turn."""
         return {}
+
+    def shut_down(self, *, at_once: bool) -> None:
+        """Let running turns finish for a while, or hand them back *at once*; the first call begins."""
+        if at_once:
+            self.runtime.hand_back()
+        elif not self.is_shutting_down:
+            self.runtime.drain()
+        self.is_shutting_down = True
 
     def wait_for(self, turn_id: UUID) -> Any:
         """Run a delivery from a pool thread; return its outcome."""
@@ -53,18 +72,35 @@ class WorkerApp(Celery):  # type: ignore[misc]  # Celery is untyped
         finally:
             del self.waiting[thread]
 
-    def _ring(self, due: list[Due]) -> None:
-        for turn in due:
-            ring(self, turn.id, attempts=turn.attempts)
-
-    def _queue_is_empty(self) -> bool:
+    def _queue_length(self) -> int:
         with self.connection_or_acquire() as connection:
+            # Unasked, kombu would try for ever, with pauses of half a minute.
+            connection.ensure_connection(max_retries=0)
             try:
-                declared = connection.default_channel.queue_declare(self.settings.queue, passive=True)
-            except ChannelError:
-                # Redis knows no empty queues: without a message it is not found.
-                return True
-            return bool(declared.message_count == 0)
+                return self._count_messages(connection)
+            except Exception:
+                # Whatever state it is in: the next one who takes it from the pool shall connect anew.
+                connection.collect()
+                raise
+
+    def _count_messages(self, connection: Any) -> int:
+        if connection.transport.driver_type == "amqp":
+            # Redis has this among its options; a RabbitMQ that hangs would keep us for ever.
+            connection.connection.transport.sock.settimeout(ANSWERS_WITHIN_SECONDS)
+        # A channel of its own: RabbitMQ closes the one on which it is asked for a queue that is not there.
+        channel = connection.channel()
+        try:
+            count: int = channel.queue_declare(self.settings.queue, passive=True).message_count
+        except ChannelError:
+            # Redis knows no empty queues: without a message it is not found.
+            count = 0
+        channel.close()
+        return count
+
+
+def _ring_all(bell: Bell, due: list[Due]) -> None:
+    for turn in due:
+        bell.ring(turn.id, attempts=turn.attempts)
 
 
 def celery_settings(settings: Settings) -> dict[str, Any]:
@@ -74,9 +110,11 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "broker_transport_options": transport_options(settings.broker),
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
+        # Redis says "out of memory" as an error of the channel, and Celery would end the worker.
+        "broker_channel_error_retry": True,
         "broker_connection_timeout": 3,
         "task_publish_retry_policy": PUBLISH_RETRIES,
-        "task_queues": [Queue(settings.queue)],
+        "task_queues": [queue_at(settings.broker, settings.queue)],
         "task_default_queue": settings.queue,
         "task_create_missing_queues": False,
         "task_serializer": "json",
@@ -89,6 +127,7 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "worker_enable_prefetch_count_reduction": False,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_pool": "turnkeeper_worker.pool:TurnPool",
+        "worker_consumer": "turnkeeper_worker.pool:TurnConsumer",
         "worker_concurrency": settings.concurrency,
         "worker_send_task_events": True,
         "worker_hijack_root_logger": False,
@@ -107,8 +146,9 @@ def _set_up_logging(**_: Any) -> None:
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]  # Celery is untyped
-def _drain(**_: Any) -> None:
-    app.runtime.drain()
+def _shut_down(how: str, **_: Any) -> None:
+    """Drain at the first SIGTERM; who sends another one, or SIGQUIT, does not want to wait."""
+    app.shut_down(at_once=how == "Cold" or app.is_shutting_down)
 
 
 @task_revoked.connect  # type: ignore[untyped-decorator]  # Celery is untyped

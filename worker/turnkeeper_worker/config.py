@@ -195,6 +195,10 @@ class Settings(Connections):
     """How often each worker looks for due, forgotten and orphaned turns."""
     broker_horizon_seconds: Seconds = 30.0
     """Countdowns up to this go to the broker as well; longer ones wait in PostgreSQL alone."""
+    retention_days: Annotated[float, Field(ge=0, le=36_500, allow_inf_nan=False)] = 90.0
+    """How many days the attempts and tool runs of ended turns are kept, and rejections; 0 keeps them for ever."""
+    housekeeping_seconds: PositiveFloat = 30.0
+    """How often each worker looks for what may be deleted, and for what should not be there."""
     max_steps: PositiveInt = 50
     """How many times a turn may call the model; the calls for tools of the last one are not run."""
     checkpoint_seconds: Seconds = 2.0

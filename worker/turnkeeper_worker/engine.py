@@ -39,12 +39,14 @@ from turnkeeper_worker.upkeep import Due, Held, Identity
 log = get_logger(__name__)
 
 REDIS_TIMEOUT_SECONDS = 5
-UPKEEP_CONNECTIONS = 3
-"""The heartbeat's, the rescue loop's and that of the call-offs."""
+UPKEEP_CONNECTIONS = 4
+"""The heartbeat's, the rescue loop's, and those of the call-offs and of housekeeping."""
 DECLINED_FOR = timedelta(seconds=0.5)
 """How long a process that shuts down may still be sent messages."""
 RESTART_SECONDS = 1.0
 """How long a loop that crashed rests before it goes on."""
+CANCEL_AGAIN_SECONDS = 0.5
+"""How long a loop may take to end before it is told again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +54,7 @@ class Broker:
     """What the engine needs of Celery; the functions block, so they are called in threads."""
 
     ring: Callable[[list[Due]], None]
-    queue_is_empty: Callable[[], bool]
+    queue_length: Callable[[], int]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -70,7 +72,8 @@ class Engine:
     def loops(self) -> tuple[Callable[[], Awaitable[None]], ...]:
         """Return what goes on for as long as the worker lives."""
         rescuer = self.rescuer
-        return self.live.run, self.leases.run, rescuer.run, rescuer.run_call_offs, self.hear_cancels
+        rescues = rescuer.run, rescuer.run_call_offs, rescuer.run_housekeeping
+        return self.live.run, self.leases.run, *rescues, self.hear_cancels
 
     async def run(self, turn_id: UUID) -> Outcome:
         """Run one delivery of a turn."""
@@ -82,20 +85,30 @@ class Engine:
             return await self.runner.run(lease)
 
     async def enqueue(self, request: TurnRequest, turn_id: UUID) -> Enqueued:
-        """Store a turn that came by message."""
-        return await self.database.surely(turns.enqueue, request, turn_id=turn_id)
+        """Store a turn that came by message, and tell of those that had to stop for it."""
+        enqueued = await self.database.surely(turns.enqueue, request, turn_id=turn_id)
+        for stopped, epoch in enqueued.cancelled:
+            self.live.say(TurnCancelled(turn_id=stopped, epoch=epoch))
+        for running in enqueued.interrupted:
+            await self._stop(running)
+        return enqueued
 
     async def reject(self, turn_id: UUID, reason: str) -> None:
         """Keep the reason why a message is no turn."""
         await self.database.surely(upkeep.reject, turn_id, reason)
 
     async def cancel(self, turn_id: UUID) -> Cancelled:
-        """Cancel a turn, wherever it is; a running one stops within the beat of its worker."""
+        """Cancel a turn, wherever it is; without Redis, one that runs elsewhere stops within its worker's beat."""
         cancelled = await self.database.surely(turns.cancel, turn_id)
         if cancelled.changed:
             self.live.say(TurnCancelled(turn_id=turn_id, epoch=cancelled.epoch))
-        self.leases.stop(turn_id, Stop.CANCELLED)
+        await self._stop(turn_id)
         return cancelled
+
+    async def _stop(self, turn_id: UUID) -> None:
+        self.leases.stop(turn_id, Stop.CANCELLED)
+        with suppress(RedisError, OSError):
+            await self.redis.publish(CANCEL_CHANNEL, str(turn_id))
 
     def drain(self, seconds: float) -> None:
         """Hand back what still runs after *seconds*."""
@@ -186,11 +199,14 @@ def _assemble(
         database=upkeep_database,
         live=live,
         ring=lambda due: asyncio.to_thread(broker.ring, due),
-        queue_is_empty=lambda: asyncio.to_thread(broker.queue_is_empty),
+        queue_length=lambda: asyncio.to_thread(broker.queue_length),
         holds=leases.turn_ids,
         providers=providers,
+        redis=redis,
         lease_ttl=ttl,
         every=timedelta(seconds=settings.rescue_seconds),
+        tidy_every=timedelta(seconds=settings.housekeeping_seconds),
+        retention=timedelta(days=settings.retention_days) or None,
         rng=rng,
     )
 
@@ -221,9 +237,14 @@ async def _keep_going(loop: Callable[[], Awaitable[None]]) -> None:
 
 
 async def _end(tasks: "list[asyncio.Task[None]]") -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    """Cancel until all are gone.
+
+    Once is not enough: redis-py writes with `asyncio.wait_for`, which before Python 3.12 can lose a cancellation.
+    """
+    while alive := [task for task in tasks if not task.done()]:
+        for task in alive:
+            task.cancel()
+        await asyncio.wait(alive, timeout=CANCEL_AGAIN_SECONDS)
 
 
 def check_schema(settings: Settings) -> None:

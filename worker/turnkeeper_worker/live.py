@@ -6,6 +6,7 @@ turns are still its own.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from uuid import UUID
@@ -26,6 +27,8 @@ DOUBT_SECONDS = 0.05
 """How often a process that is in doubt looks whether it is sure again."""
 MAX_BACKLOG = 50_000
 """More events than this are not kept for a Redis that does not take them."""
+COMPLAINS_EVERY_SECONDS = 5.0
+"""A Redis that is away fails at every writing, dozens of times a second; the log need not say so each time."""
 
 
 class Live:
@@ -39,6 +42,7 @@ class Live:
         ttl: timedelta,
         max_events: int,
         may_speak: Callable[[], bool] = lambda: True,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._redis = redis
         self._coalesce = coalesce
@@ -47,6 +51,9 @@ class Live:
         self._may_speak = may_speak
         self._backlog: list[Event] = []
         self._has_news = asyncio.Event()
+        self._clock = clock
+        self._dropped = 0
+        self._silent_until = clock()
 
     def say(self, event: Event) -> None:
         """Publish *event* within the coalescing time; returns at once."""
@@ -75,7 +82,15 @@ class Live:
             if events:
                 await self._write(merged(events))
         except (RedisError, OSError) as error:
-            log.warning("live.dropped", events=len(events), error=str(error))
+            self._dropped += len(events)
+            self._complain(error)
+
+    def _complain(self, error: Exception) -> None:
+        now = self._clock()
+        if now >= self._silent_until:
+            log.warning("live.dropped", events=self._dropped, error=str(error))
+            self._dropped = 0
+            self._silent_until = now + COMPLAINS_EVERY_SECONDS
 
     async def _write(self, events: Iterable[Event]) -> None:
         async with self._redis.pipeline(transaction=False) as pipeline:

@@ -93,6 +93,14 @@ class ModelRunner:
         finally:
             lease.settle()
 
+    async def _keep_surely(self, attempt: Attempt, checkpoint: Checkpoint) -> None:
+        try:
+            await self.database.surely(store.keep, attempt.turn, checkpoint)
+        except LeaseLost:
+            # Our successor asks anew and does not know of this one.
+            await self.providers[attempt.turn.provider].call_off(checkpoint.response_id)
+            raise
+
     def _provider(self, attempt: Attempt) -> Provider:
         name = attempt.turn.provider
         return self.providers[name] if attempt.obstacle is None else unusable(name, attempt.obstacle)
@@ -111,7 +119,7 @@ class ModelRunner:
             pieces=pieces,
         )
         if not pieces:
-            return await self.database.surely(store.keep, attempt.turn, checkpoint)
+            return await self._keep_surely(attempt, checkpoint)
         try:
             return await self.database.once(store.keep, attempt.turn, checkpoint)
         except DBAPIError as error:

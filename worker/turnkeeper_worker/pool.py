@@ -1,18 +1,31 @@
-"""Celery's `threads` pool, whose threads wait on the process's event loop.
+"""Celery's `threads` pool, whose threads wait on the process's event loop, and the consumer that feeds it.
 
 The pool owns the runtime: the loop is there before the first message and until the last thread is done. A thread
 that runs a turn can be terminated, which the stock pool cannot do: Flower's and `revoke`'s *terminate* cancel it.
 """
 
 import threading
+import time
 from collections.abc import Callable
-from typing import Any
+from contextlib import suppress
+from typing import Any, ClassVar
 from uuid import UUID
 
 from celery.concurrency.thread import ApplyResult
 from celery.concurrency.thread import TaskPool as ThreadPool
+from celery.utils import log as celery_log
+from celery.worker.consumer import Consumer
+from celery.worker.state import maybe_shutdown
+from kombu.connection import Connection
 
+from turnkeeper.doorbell import holds_countdowns
 from turnkeeper_worker.runtime import Runtime
+from turnkeeper_worker.telemetry import get_logger
+
+log = get_logger(__name__)
+
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 2.0
 
 
 class TurnPool(ThreadPool):  # type: ignore[misc]  # Celery is untyped
@@ -22,6 +35,18 @@ class TurnPool(ThreadPool):  # type: ignore[misc]  # Celery is untyped
         """Start the runtime before the first message comes."""
         self.runtime.start()
 
+    def on_close(self) -> None:
+        """Begin to drain, if no signal did: a shutdown by remote control sends none."""
+        self.app.shut_down(at_once=False)
+
+    def stop(self) -> None:
+        """Stop, but not within a signal handler, as Celery's cold shutdown would have it.
+
+        The main thread that the signal interrupted may hold the very locks; it stops the pool by itself.
+        """
+        if not celery_log._in_sighandler:  # noqa: SLF001 - Celery offers no other way to ask
+            super().stop()
+
     def on_stop(self) -> None:
         """Wait for the threads, then close the runtime that they wait for."""
         super().on_stop()
@@ -29,7 +54,7 @@ class TurnPool(ThreadPool):  # type: ignore[misc]  # Celery is untyped
 
     def on_terminate(self) -> None:
         """End now: hand back what runs."""
-        self.runtime.hand_back()
+        self.app.shut_down(at_once=True)
         self.on_stop()
 
     def on_apply(
@@ -66,3 +91,47 @@ class TurnPool(ThreadPool):  # type: ignore[misc]  # Celery is untyped
         """Which thread waits for which turn."""
         waiting: dict[int, UUID] = self.app.waiting
         return waiting
+
+
+class TurnConsumer(Consumer):  # type: ignore[misc]  # Celery is untyped
+    """Celery's consumer, patient with the broker, and for which the end of a process ends nobody's turn."""
+
+    class Blueprint(Consumer.Blueprint):  # type: ignore[misc]  # Celery is untyped
+        """The parts of a consumer, without the exchanges for countdowns that we never give to RabbitMQ."""
+
+        default_steps: ClassVar[list[str]] = [
+            step for step in Consumer.Blueprint.default_steps if not step.endswith(":DelayedDelivery")
+        ]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not holds_countdowns(self.app.settings.broker):
+            # Only for Redis can Celery fetch no more than it has slots for. Elsewhere a worker asks for the next
+            # message when it has begun with the last one, and holds one at most that idle workers could do.
+            self.initial_prefetch_count = 1
+
+    def ensure_connected(self, conn: Connection) -> Connection:
+        """Connect, and soon when the broker is back: Celery's own pauses grow to half a minute."""
+        connected: Connection = conn.ensure_connection(
+            self._complain,
+            interval_start=FIRST_PAUSE_SECONDS,
+            interval_step=FIRST_PAUSE_SECONDS,
+            interval_max=LONGEST_PAUSE_SECONDS,
+            callback=maybe_shutdown,
+        )
+        return connected
+
+    def _complain(self, error: Exception, pause: float) -> None:
+        log.warning("broker.away", error=str(error), pause_s=pause)
+
+    def on_connection_error_after_connected(self, error: Exception) -> None:
+        """Let the connection go; nothing that runs depends on it."""
+        log.warning("broker.lost", error=str(error))
+        with suppress(Exception):
+            self.connection.collect()
+        # A Redis without memory lets us connect, and fails at the first message.
+        time.sleep(FIRST_PAUSE_SECONDS)
+
+    def cancel_active_requests(self) -> None:
+        """Hand back what runs.  Celery would terminate each task, which is how users cancel a turn."""
+        self.app.shut_down(at_once=True)

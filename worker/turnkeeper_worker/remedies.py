@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import assert_never
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 from turnkeeper.states import AttemptOutcome
 from turnkeeper_worker import store
@@ -94,20 +95,27 @@ class Remedies:
         return Retrying(delay, turn.attempt, f"{kind}, next attempt in {delay.total_seconds():.1f} s")
 
     async def _heal(self, turn: Claimed, ended: Ended, speaker: Speaker, broken: Attempt | None) -> Attempt:
-        healed = await self.database.surely(self._store_heal, turn, ended, broken)
+        healed = await self.database.surely(self._store_heal, turn, ended)
         speaker.say_retry("heal", error=ended.error)
+        if broken is not None:
+            await self._count_break(broken)
         return healed
 
-    def _store_heal(self, connection: Connection, turn: Claimed, ended: Ended, broken: Attempt | None) -> Attempt:
-        config = self.planner.config(turn)
-        if broken is not None and config is not None:
-            store.chain_broke(
-                connection,
-                broken.credential,
-                tolerated=config.max_chain_breaks,
-                rest=timedelta(seconds=config.chain_rest_seconds),
-            )
+    def _store_heal(self, connection: Connection, turn: Claimed, ended: Ended) -> Attempt:
         return self.planner.begin(connection, store.heal(connection, turn, ended))
+
+    async def _count_break(self, broken: Attempt) -> None:
+        """Count the broken chain: in a transaction of its own, for all turns of a key count in one row."""
+        config = self.planner.config(broken.turn)
+        if config is None:
+            return
+        rest = timedelta(seconds=config.chain_rest_seconds)
+        try:
+            await self.database.once(
+                store.chain_broke, broken.credential, tolerated=config.max_chain_breaks, rest=rest
+            )
+        except DBAPIError as error:
+            log.warning("chain_break.uncounted", provider=broken.turn.provider, error=type(error).__name__)
 
 
 def crashed(turn: Claimed, error: Exception) -> Failed:

@@ -1,20 +1,24 @@
 """The rescue loop, in every worker: no turn waits for a message that was lost or for a worker that died.
 
 It rings for turns that are due and of which the broker does not know, frees the turns of workers whose
-heartbeat stopped, and calls off background responses that nobody waits for any more. All workers may run it at
-once; rows that another one is at are skipped.
+heartbeat stopped, and calls off background responses that nobody waits for any more. Less often it tidies up: it
+deletes what is old, and what erased turns have left behind. All workers may run it at once; rows that another one
+is at are skipped.
 """
 
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+from redis.asyncio import Redis
+
 from turnkeeper.events import TurnCancelled, TurnFailed, TurnRetry
+from turnkeeper.keys import events_key
 from turnkeeper.states import TurnState
-from turnkeeper_worker import upkeep
+from turnkeeper_worker import pruning, upkeep
 from turnkeeper_worker.database import Database
 from turnkeeper_worker.live import Live
 from turnkeeper_worker.providers import Provider
@@ -23,18 +27,22 @@ from turnkeeper_worker.upkeep import Abandoned, Due, Orphan
 
 log = get_logger(__name__)
 
-FORGOTTEN_AFTER = timedelta(seconds=60)
-"""A ring that old has either been answered or was lost, or every worker is busy; another one does no harm."""
-FORGOTTEN_AFTER_WITH_EMPTY_QUEUE = timedelta(seconds=3)
-"""Where the broker holds nothing, a due turn of that age was forgotten."""
+FORGOTTEN_AFTER = timedelta(seconds=3)
+"""Where the broker holds nothing, a due turn that was rung for so long ago was forgotten."""
+MORE_FOR_EACH_MESSAGE = timedelta(seconds=0.1)
+"""A ring may stand behind each message that the broker holds."""
+NEVER_FORGOTTEN_BEFORE = timedelta(seconds=60)
+"""Older than this, it is rung for again, however long the queue; another ring does no harm."""
+ENOUGH_MESSAGES = 500
+"""With so many the workers are busy for a while; turns that have only just been enqueued go behind them."""
 
 ABANDONED_FOR = timedelta(hours=1)
 """A response that could not be called off for so long has ended by itself."""
 
 Ring = Callable[[list[Due]], Awaitable[None]]
 """Tells the broker about due turns.  Raises BrokerUnavailable."""
-QueueIsEmpty = Callable[[], Awaitable[bool]]
-"""Tells whether the broker holds no message for us; False where it cannot be asked."""
+QueueLength = Callable[[], Awaitable[int]]
+"""Tells how many messages the broker holds for us.  Raises where it cannot be asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,29 +52,37 @@ class Rescuer:
     database: Database
     live: Live
     ring: Ring
-    queue_is_empty: QueueIsEmpty
+    queue_length: QueueLength
     holds: Callable[[], Sequence[UUID]]
     """The turns that this worker was told of already, and has not got to yet."""
     providers: Mapping[str, Provider]
+    redis: Redis
     lease_ttl: timedelta
     every: timedelta
+    tidy_every: timedelta
+    retention: timedelta | None
+    """How old records may become; None: as old as they like."""
     rng: random.Random
 
     async def run(self) -> None:
         """Look after turns, round after round, until cancelled."""
-        await self._repeat(self.free_orphans, self.ring_due)
+        await self._repeat(self.every, self.free_orphans, self.ring_due)
 
     async def run_call_offs(self) -> None:
         """Look after background responses, round after round, until cancelled.
 
         Apart from `run`: a provider that hangs must not keep turns waiting.
         """
-        await self._repeat(self.call_off_abandoned)
+        await self._repeat(self.every, self.call_off_abandoned)
 
-    async def _repeat(self, *duties: Callable[[], Awaitable[None]]) -> None:
+    async def run_housekeeping(self) -> None:
+        """Tidy up, round after round, until cancelled."""
+        await self._repeat(self.tidy_every, self.wake_stuck, self.prune, self.sweep_up_erased)
+
+    async def _repeat(self, every: timedelta, *duties: Callable[[], Awaitable[None]]) -> None:
         while True:
             # Staggered, so that the workers of a fleet do not all look at the same moment.
-            await asyncio.sleep(self.every.total_seconds() * (0.75 + 0.5 * self.rng.random()))
+            await asyncio.sleep(every.total_seconds() * (0.75 + 0.5 * self.rng.random()))
             try:
                 for duty in duties:
                     await duty()
@@ -88,10 +104,14 @@ class Rescuer:
             await self.ring([*due, *woken])
 
     async def ring_due(self) -> None:
-        """Ring for due turns of which the broker does not know."""
-        is_empty = await self.queue_is_empty()
-        age = FORGOTTEN_AFTER_WITH_EMPTY_QUEUE if is_empty else FORGOTTEN_AFTER
-        due = await self.database.once(upkeep.take_due, forgotten_after=age, besides=self.holds())
+        """Ring for due turns of which the broker does not know, unless it has more than enough messages."""
+        length = await self.queue_length()
+        if length >= ENOUGH_MESSAGES:
+            return
+        age = min(FORGOTTEN_AFTER + length * MORE_FOR_EACH_MESSAGE, NEVER_FORGOTTEN_BEFORE)
+        due = await self.database.once(
+            upkeep.take_due, forgotten_after=age, besides=self.holds(), limit=ENOUGH_MESSAGES - length
+        )
         if due:
             log.info("rescue.rings", turns=len(due))
             try:
@@ -99,6 +119,26 @@ class Rescuer:
             except Exception:
                 await self.database.once(upkeep.forget_rings, [one.id for one in due])
                 raise
+
+    async def wake_stuck(self) -> None:
+        """Ring for turns that wait behind nothing."""
+        if woken := await self.database.once(upkeep.wake_stuck):
+            log.warning("turns.woken", turns=[str(one.id) for one in woken])
+            await self.ring(woken)
+
+    async def prune(self) -> None:
+        """Delete what is old, batch after batch, each in a short transaction."""
+        deleted = pruning.Pruned()
+        while batch := await self.database.once(pruning.prune, self.retention):
+            deleted += batch
+        if deleted:
+            log.info("records.pruned", **asdict(deleted))
+
+    async def sweep_up_erased(self) -> None:
+        """Delete live events of erased turns that were said while they were being erased."""
+        while erased := await self.database.once(upkeep.find_erased, after=self.lease_ttl):
+            await self.redis.delete(*map(events_key, erased))
+            await self.database.once(upkeep.forget_erased, erased)
 
     async def call_off_abandoned(self) -> None:
         """Cancel, at their providers, background responses whose turns have ended without them."""

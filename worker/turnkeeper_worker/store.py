@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from uuid import UUID
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     Row,
     Update,
@@ -183,18 +184,35 @@ _WAS_HEARD = ~exists().where(
     _unheard.c.state == TurnState.CANCELLED,
     _unheard.c.started_at.is_(None),
 )
+_edited, _instead = turns.alias("edited"), turns.alias("instead")
+
+
+def _is_seen_by(seq: int) -> ColumnElement[bool]:
+    """Whether a message is history for a turn with this number: what was edited since is still history for it."""
+    return ~exists().where(
+        _edited.c.id == messages.c.turn_id, _instead.c.id == _edited.c.superseded_by, _instead.c.seq <= seq
+    )
+
+
 _IN_ORDER = (messages.c.turn_seq, messages.c.position)
 _PLACE = tuple_(*_IN_ORDER)
 Place: TypeAlias = tuple[int, int]
 """A message of a chat: its turn's number, and its position there."""
 
 
-def fingerprint(connection: Connection, chat_id: UUID, *, through: Place) -> str:
-    """Take the fingerprint of the history up to *through*; it changes with any edit."""
+def fingerprint(connection: Connection, chat_id: UUID, *, through: Place, seen_by: int) -> str:
+    """Take the fingerprint of the history up to *through*; it changes with any edit.
+
+    Args:
+        connection: An open transaction.
+        chat_id: The chat.
+        through: The last message that counts.
+        seen_by: The number of the turn whose history it is; a turn that was edited sees what it stood for.
+    """
     joined = func.string_agg(messages.c.digest, aggregate_order_by(literal(" "), *_IN_ORDER))
     past = and_(messages.c.chat_id == chat_id, tuple_(literal(through[0]), literal(through[1])) >= _PLACE)
     found: str = connection.execute(
-        select(func.md5(func.coalesce(joined, ""))).where(past, _WAS_HEARD)
+        select(func.md5(func.coalesce(joined, ""))).where(past, _WAS_HEARD, _is_seen_by(seen_by))
     ).scalar_one()
     return found
 
@@ -208,6 +226,7 @@ def load(connection: Connection, turn: Claimed, *, after: Place = (0, 0)) -> tup
             tuple_(literal(after[0]), literal(after[1])) < _PLACE,
             messages.c.turn_seq <= turn.seq,
             _WAS_HEARD,
+            _is_seen_by(turn.seq),
         )
         .order_by(*_IN_ORDER)
     )
@@ -375,7 +394,7 @@ def _anchor(
         credential=origin.credential,
         seq=through[0],
         position=through[1],
-        digest=fingerprint(connection, turn.chat_id, through=through),
+        digest=fingerprint(connection, turn.chat_id, through=through, seen_by=turn.seq),
         terms=origin.terms,
         calls=tuple(part.call_id for message in said for part in message.parts if isinstance(part, ToolCall)),
         made_at=datetime.now(UTC),

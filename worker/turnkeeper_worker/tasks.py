@@ -4,6 +4,7 @@ The tasks do no work themselves. They wait for the runtime, and put its outcome 
 tells the truth: retry, failure with its kind, revoked, or one line of result.
 """
 
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, assert_never
 from uuid import NAMESPACE_URL, UUID, uuid5
@@ -13,7 +14,7 @@ from celery.exceptions import Ignore
 from celery.exceptions import Retry as CeleryRetry
 from celery.worker.request import Request
 
-from turnkeeper.doorbell import RUN_TURN, SUBMIT_TURN, ring
+from turnkeeper.doorbell import RUN_TURN, SUBMIT_TURN
 from turnkeeper.errors import ChatError
 from turnkeeper.exceptions import BrokerUnavailable, TurnkeeperError
 from turnkeeper.requests import TurnRequest
@@ -99,11 +100,9 @@ def _turn_id(task_id: str) -> UUID:
 
 
 def _ring(turn_id: UUID, delay: timedelta = timedelta(0), *, attempts: int = 0) -> None:
-    try:
-        ring(app, turn_id, countdown=delay, attempts=attempts)
-    except BrokerUnavailable as error:
-        # The rescue loop rings again.
-        log.warning("ring.failed", turn_id=str(turn_id), error=str(error))
+    # It was logged, and the rescue loop rings again.
+    with suppress(BrokerUnavailable):
+        app.bell.ring(turn_id, countdown=delay, attempts=attempts)
 
 
 def _ring_woken(turn_id: UUID | None) -> None:

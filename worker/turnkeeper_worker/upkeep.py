@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import (
     Connection,
     Row,
+    Table,
     and_,
     bindparam,
     case,
@@ -19,13 +20,14 @@ from sqlalchemy import (
     or_,
     select,
     tuple_,
+    union_all,
     update,
 )
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from turnkeeper.errors import ChatError, ErrorKind, Situation, read_stored, terminal_copy
 from turnkeeper.states import AttemptOutcome, TurnState
-from turnkeeper.tables import attempts, chats, rejections, turns, workers
+from turnkeeper.tables import attempts, chats, erased_turns, rejections, turns, workers
 from turnkeeper.turns import wake_next
 from turnkeeper_worker.checkpoint import Checkpoint, read_checkpoint
 from turnkeeper_worker.store import total
@@ -110,10 +112,11 @@ def _release(connection: Connection, condition: Any) -> list[Orphan]:
     free = connection.scalars(
         select(chats.c.id)
         .where(chats.c.id.in_(select(turns.c.chat_id).where(is_orphaned).limit(BATCH)))
-        .with_for_update(skip_locked=True)
+        # Not stronger than that: a worker that comes back may be storing messages, which refer to both.
+        .with_for_update(key_share=True, skip_locked=True)
     ).all()
     orphaned = connection.scalars(
-        select(turns.c.id).where(turns.c.chat_id.in_(free), is_orphaned).with_for_update()
+        select(turns.c.id).where(turns.c.chat_id.in_(free), is_orphaned).with_for_update(key_share=True)
     ).all()
     if not orphaned:
         return []
@@ -199,9 +202,31 @@ def take_due(
     return [Due(row.id, row.attempt) for row in rows]
 
 
+_earlier = turns.alias("earlier")
+_IS_STUCK = and_(
+    turns.c.state == TurnState.QUEUED,
+    turns.c.available_at.is_(None),
+    turns.c.finished_at.is_(None),
+    ~exists().where(
+        _earlier.c.chat_id == turns.c.chat_id, _earlier.c.seq < turns.c.seq, _earlier.c.finished_at.is_(None)
+    ),
+)
+
+
+def wake_stuck(connection: Connection, *, limit: int = BATCH) -> list[Due]:
+    """Make turns due that wait behind nothing; no transition leaves one like that, but a hand on the rows may."""
+    free = connection.scalars(
+        select(chats.c.id)
+        .where(chats.c.id.in_(select(turns.c.chat_id).where(_IS_STUCK).limit(limit)))
+        .with_for_update(key_share=True, skip_locked=True)
+    ).all()
+    woken = (wake_next(connection, chat_id) for chat_id in free)
+    return [Due(turn_id, 0) for turn_id in woken if turn_id is not None]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Abandoned:
-    """A background response that still runs, though its turn has ended."""
+    """A background response that still runs, though its turn has ended or was erased."""
 
     turn_id: UUID
     checkpoint: Checkpoint
@@ -209,12 +234,13 @@ class Abandoned:
 
 def find_abandoned(connection: Connection, *, limit: int = 50) -> list[Abandoned]:
     """Return background responses that nobody waits for any more, the oldest first."""
-    rows = connection.execute(
-        select(turns.c.id, turns.c.checkpoint)
-        .where(turns.c.checkpoint.is_not(None), turns.c.finished_at.is_not(None))
-        .order_by(turns.c.finished_at)
-        .limit(limit)
+    ended = select(turns.c.id, turns.c.checkpoint, turns.c.finished_at.label("since")).where(
+        turns.c.checkpoint.is_not(None), turns.c.finished_at.is_not(None)
     )
+    erased = select(erased_turns.c.id, erased_turns.c.checkpoint, erased_turns.c.erased_at).where(
+        erased_turns.c.checkpoint.is_not(None)
+    )
+    rows = connection.execute(union_all(ended, erased).order_by("since").limit(limit))
     read = ((row.id, read_checkpoint(row.checkpoint)) for row in rows)
     return [Abandoned(turn_id=turn_id, checkpoint=left) for turn_id, left in read if left is not None]
 
@@ -222,11 +248,8 @@ def find_abandoned(connection: Connection, *, limit: int = 50) -> list[Abandoned
 def close_abandoned(connection: Connection, abandoned: Abandoned, usage: dict[str, int] | None) -> None:
     """Note that a background response is over, and what it has cost; of two workers that do so, one is heard."""
     turn_id = abandoned.turn_id
-    this = and_(
-        turns.c.id == turn_id, turns.c.checkpoint["response_id"].astext == abandoned.checkpoint.response_id
-    )
-    closed = update(turns).where(this).values(checkpoint=None).returning(turns.c.usage)
-    found = connection.execute(closed).first()
+    _close(connection, erased_turns, abandoned)
+    found = _close(connection, turns, abandoned)
     if found is None or usage is None:
         return
     connection.execute(update(turns).where(turns.c.id == turn_id).values(usage=total(found.usage, usage)))
@@ -244,10 +267,32 @@ def close_abandoned(connection: Connection, abandoned: Abandoned, usage: dict[st
     )
 
 
+def _close(connection: Connection, table: Table, abandoned: Abandoned) -> Row[Any] | None:
+    response_id = table.c.checkpoint["response_id"].astext
+    this = and_(table.c.id == abandoned.turn_id, response_id == abandoned.checkpoint.response_id)
+    return connection.execute(update(table).where(this).values(checkpoint=None).returning(table)).first()
+
+
 def forget_abandoned(connection: Connection, *, after: timedelta) -> int:
     """Stop looking after responses whose turns ended so long ago that they are over by themselves."""
-    is_old = and_(turns.c.checkpoint.is_not(None), turns.c.finished_at < func.now() - after)
-    return connection.execute(update(turns).where(is_old).values(checkpoint=None)).rowcount
+    ended = {turns: turns.c.finished_at, erased_turns: erased_turns.c.erased_at}
+    return sum(
+        connection.execute(
+            update(table).where(table.c.checkpoint.is_not(None), at < func.now() - after).values(checkpoint=None)
+        ).rowcount
+        for table, at in ended.items()
+    )
+
+
+def find_erased(connection: Connection, *, after: timedelta, limit: int = BATCH) -> list[UUID]:
+    """Return turns that were erased so long ago that no worker says anything of them any more."""
+    is_over = and_(erased_turns.c.checkpoint.is_(None), erased_turns.c.erased_at < func.now() - after)
+    return list(connection.scalars(select(erased_turns.c.id).where(is_over).limit(limit)))
+
+
+def forget_erased(connection: Connection, turn_ids: Sequence[UUID]) -> None:
+    """Note that nothing is left of erased turns."""
+    connection.execute(delete(erased_turns).where(erased_turns.c.id.in_(turn_ids)))
 
 
 def forget_rings(connection: Connection, turn_ids: Sequence[UUID]) -> None:

@@ -1,4 +1,4 @@
-"""The commands of operators: dev, migrate, worker, simulate, providers, classify, check.
+"""The commands of operators: dev, migrate, worker, simulate, providers, classify, check, prune.
 
 Each loads what it needs when it is called: `turnkeeper show` should not wait for Celery and an HTTP client.
 """
@@ -143,4 +143,22 @@ def check(*, as_json: AsJson = False) -> int:
     return 0 if all(one.ok for one in findings) else EXIT_WRONG
 
 
-COMMANDS = (dev, migrate, worker, simulate, providers, classify, check)
+def prune(
+    *,
+    older_than: Annotated[
+        str | None,
+        typer.Option(metavar="AGE", help="Such as 30d or 12h; without it, `retention_days` of the settings."),
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Delete old attempts, tool runs and rejections, and rows of workers that are gone; chats stay as they are."""
+    from turnkeeper_worker.cli import tidying
+
+    settings = Settings.load()
+    age = tidying.retention_of(settings) if older_than is None else tidying.read_age(older_than)
+    deleted = tidying.run(settings, age, Console(stderr=True, highlight=False))
+    typer.echo(json.dumps(deleted) if as_json else f"deleted {tidying.describe(deleted)}")
+    return 0
+
+
+COMMANDS = (dev, migrate, worker, simulate, providers, classify, check, prune)

@@ -1,4 +1,4 @@
-"""The commands of producers: enqueue, follow, show, cancel, retry."""
+"""The commands of producers: enqueue, edit, follow, show, cancel, retry, erase."""
 
 import json
 import os
@@ -16,6 +16,7 @@ from turnkeeper.exceptions import BrokerUnavailable, InvalidRequest
 from turnkeeper.settings import address_of
 from turnkeeper.states import OnBusy
 from turnkeeper.terminal import TurnScreen
+from turnkeeper.turns import Enqueued
 from turnkeeper.views import AttemptView, TurnView
 from turnkeeper_worker.config import ProviderConfig, Settings
 
@@ -24,6 +25,7 @@ EXIT_CANCELLED = 4
 MAX_RESULT_CHARS = 60
 """How much of a tool's result `show` prints."""
 
+ChatId = Annotated[str, typer.Argument(metavar="CHAT", help="The id that `show` prints.")]
 TurnId = Annotated[str, typer.Argument(metavar="TURN", help="The id that `enqueue` printed.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
@@ -53,7 +55,7 @@ def enqueue(
     with _keeper(settings) as keeper:
         enqueued = keeper.enqueue(
             chat,
-            sys.stdin.read() if text == "-" else text,
+            _read(text),
             provider=provider,
             model=model,
             instructions=instructions,
@@ -62,13 +64,26 @@ def enqueue(
             idempotency_key=idempotency_key,
             on_busy=on_busy,
         )
-    ids = {"turn_id": str(enqueued.id), "chat_id": str(enqueued.chat_id), "is_new": enqueued.is_new}
-    typer.echo(json.dumps(ids) if as_json else str(enqueued.id))
-    if enqueued.is_due and not enqueued.is_rung:
-        raise BrokerUnavailable(
-            address_of(settings.broker),
-            f"turn {enqueued.id} is stored and runs when the broker is back, so do not enqueue it again",
-        )
+    _tell(settings, enqueued, as_json=as_json)
+    return 0
+
+
+def edit(
+    turn: TurnId,
+    text: Annotated[str, typer.Argument(help="What the user says instead; `-` reads it from standard input.")],
+    *,
+    provider: Annotated[str | None, typer.Option(help="One of `turnkeeper providers`.")] = None,
+    model: Annotated[str | None, typer.Option(help="The provider's name of a model.")] = None,
+    idempotency_key: Annotated[str | None, typer.Option(help="The same key is the same turn.")] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Replace a turn's message, take back whatever came after it, and print the id of the new turn."""
+    settings = Settings.load()
+    if provider is not None:
+        provider, model = _choose(settings, None, provider, model)
+    with _keeper(settings) as keeper:
+        edited = keeper.edit(turn, _read(text), provider=provider, model=model, idempotency_key=idempotency_key)
+    _tell(settings, edited, as_json=as_json)
     return 0
 
 
@@ -125,7 +140,31 @@ def retry(turn: TurnId, *, as_json: AsJson = False) -> int:
     return 0
 
 
-COMMANDS = (enqueue, follow, show, cancel, retry)
+def erase(chat: ChatId, *, as_json: AsJson = False) -> int:
+    """Delete a chat with its turns, messages and live events, for good; what runs is stopped."""
+    with _keeper(Settings.load()) as keeper:
+        erased = keeper.erase(chat)
+    told = {"chat_id": str(erased.chat_id), "turns": len(erased.turns), "stopped": len(erased.running)}
+    typer.echo(json.dumps(told) if as_json else f"erased, with {told['turns']} turns")
+    return 0
+
+
+COMMANDS = (enqueue, edit, follow, show, cancel, retry, erase)
+
+
+def _read(text: str) -> str:
+    return sys.stdin.read() if text == "-" else text
+
+
+def _tell(settings: Settings, enqueued: Enqueued, *, as_json: bool) -> None:
+    """Print the ids of a new turn.  Raises BrokerUnavailable where nobody could be told of it."""
+    ids = {"turn_id": str(enqueued.id), "chat_id": str(enqueued.chat_id), "is_new": enqueued.is_new}
+    typer.echo(json.dumps(ids) if as_json else str(enqueued.id))
+    if enqueued.is_due and not enqueued.is_rung:
+        raise BrokerUnavailable(
+            address_of(settings.broker),
+            f"turn {enqueued.id} is stored and runs when the broker is back, so do not enqueue it again",
+        )
 
 
 def _keeper(settings: Settings) -> Turnkeeper:
@@ -178,6 +217,8 @@ def _exit_code(final: Event | None) -> int:
 def _print_view(console: Console, view: TurnView) -> None:
     console.print(f"turn {view.id}  [bold]{view.state}[/]  {view.provider} {view.model or ''}")
     console.print(f"chat {view.chat_id}, turn {view.seq}", style="dim")
+    if view.superseded_by:
+        console.print(f"superseded by turn {view.superseded_by}")
     if view.attempts:
         console.print(_attempts_table(view))
     if view.tool_runs:
