@@ -28,7 +28,7 @@ from turnkeeper.doorbell import producer_app, ring
 from turnkeeper.erasing import Erased, erase_chat
 from turnkeeper.events import Event, TurnCancelled, unvoided
 from turnkeeper.exceptions import BrokerUnavailable, DatabaseUnavailable, InvalidRequest
-from turnkeeper.follow import BLOCK_MS, EVENTS_TTL_SECONDS, FIELD, Entry, Follower, has_ended, stored_events
+from turnkeeper.follow import BLOCK_MS, EVENTS_TTL_SECONDS, FIELD, Entry, Follower, end_of, stored_events
 from turnkeeper.keys import CANCEL_CHANNEL, events_key
 from turnkeeper.requests import TurnRequest
 from turnkeeper.settings import Connections
@@ -244,17 +244,13 @@ class Turnkeeper(_Keeper):
     def _admit(self, follower: Follower, entries: list[Entry]) -> list[Event]:
         """Take *entries*, up to a final event where the database knows of that end."""
         events = follower.admit(entries)
-        if not follower.is_over or self._has_ended(events[-1]):
+        if not follower.is_over:
             return events
-        follower.go_on()
-        return events[:-1]
-
-    def _has_ended(self, event: Event) -> bool:
         try:
-            return self._transact(has_ended, event)
+            return follower.confirm(events, self._transact(end_of, events[-1]))
         except DatabaseUnavailable as error:
             log.debug("the final event is believed unseen: %s", error)
-            return True
+            return events
 
     def _read(self, turn_id: UUID, cursor: str, *, block_ms: int) -> list[Entry]:
         """Read what the stream holds behind *cursor*; nothing where Redis is away."""
@@ -418,17 +414,13 @@ class AsyncTurnkeeper(_Keeper):
 
     async def _admit(self, follower: Follower, entries: list[Entry]) -> list[Event]:
         events = follower.admit(entries)
-        if not follower.is_over or await self._has_ended(events[-1]):
+        if not follower.is_over:
             return events
-        follower.go_on()
-        return events[:-1]
-
-    async def _has_ended(self, event: Event) -> bool:
         try:
-            return await self._transact(has_ended, event)
+            return follower.confirm(events, await self._transact(end_of, events[-1]))
         except DatabaseUnavailable as error:
             log.debug("the final event is believed unseen: %s", error)
-            return True
+            return events
 
     async def _read(self, turn_id: UUID, cursor: str, *, block_ms: int) -> list[Entry]:
         try:

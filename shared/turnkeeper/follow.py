@@ -1,6 +1,6 @@
 """Following a turn: what to believe of its live stream, and what to say when the stream is gone.
 
-Nothing here does I/O but `stored_events` and `has_ended`; the clients read the stream and ask the database.
+Nothing here does I/O but `stored_events` and `end_of`; the clients read the stream and ask the database.
 """
 
 import re
@@ -50,6 +50,8 @@ class Follower:
     """The id of the last entry that was read; resume after it."""
     is_over: bool = False
     _fence: Fence = field(default_factory=Fence)
+    _told: set[int] = field(default_factory=set)
+    """The places of the messages that were told as committed."""
 
     def __post_init__(self) -> None:
         """Raise InvalidRequest for a cursor that is none: Redis would refuse it at every reading."""
@@ -66,12 +68,29 @@ class Follower:
             event = self._read(content)
             if event is not None and self._fence.admits(event):
                 admitted.append(event)
+                if isinstance(event, TurnCommitted):
+                    self._told.update(range(event.position, event.position + len(event.messages)))
                 self.is_over = isinstance(event, FinalEvent)
         return admitted
 
-    def go_on(self) -> None:
-        """Go on behind a final event that is none: its worker had lost the turn when it said so."""
-        self.is_over = False
+    def confirm(self, events: list[Event], stored: list[Event]) -> list[Event]:
+        """Compare the final event, the last of *events*, with what is *stored* of that end.
+
+        Where nothing is, it is none: its worker had lost the turn when it said so. Where more is than was told,
+        because Redis lost it on the way, that goes first.
+        """
+        *before, final = events
+        if not stored:
+            self.is_over = False
+            return before
+        missing = [one for one in stored if isinstance(one, TurnCommitted) and not self._was_told(one)]
+        if isinstance(final, TurnCancelled):
+            kept = [one.model_copy(update={"id": final.id}) for one in stored if isinstance(one, TurnCancelled)]
+            return [*before, *(kept or [final])]
+        return [*before, *missing, final]
+
+    def _was_told(self, committed: TurnCommitted) -> bool:
+        return self._told.issuperset(range(committed.position, committed.position + len(committed.messages)))
 
     def _read(self, content: Mapping[bytes, bytes]) -> Event | None:
         try:
@@ -90,16 +109,17 @@ def stored_events(connection: Connection, turn_id: UUID) -> list[Event]:
     return ending(show(connection, turn_id)) if find_state(connection, turn_id).is_final else []
 
 
-def has_ended(connection: Connection, event: Event) -> bool:
-    """Tell whether a final event is how the turn ended.  Raises UnknownTurn or TurnRejected.
+def end_of(connection: Connection, event: Event) -> list[Event]:
+    """Tell what is stored of the end that a final event speaks of; nothing where the turn did not end with it.
 
     A follower who resumes may meet the last words of a worker that had lost the turn, before it hears of anybody
-    who holds it. Whoever ends a turn stores that before it says so.
+    who holds it. Whoever ends a turn stores that before it says so.  Raises UnknownTurn or TurnRejected.
     """
     turn = connection.execute(select(turns.c.state, turns.c.epoch).where(turns.c.id == event.turn_id)).first()
     if turn is None:
         raise unknown(connection, event.turn_id)
-    return TurnState(turn.state).is_final and bool(turn.epoch == event.epoch)
+    is_so = TurnState(turn.state).is_final and turn.epoch == event.epoch
+    return ending(show(connection, event.turn_id)) if is_so else []
 
 
 def ending(turn: TurnView) -> list[Event]:

@@ -99,12 +99,38 @@ class TestFollower:
     def test_an_end_that_is_none_is_gone_on_from_right_behind_it(self) -> None:
         follower = Follower()
         stream = entries(part("stale"), completed(), part("new", epoch=2), completed(epoch=2))
-        follower.admit(stream)
+        events = follower.admit(stream)
 
-        follower.go_on()
-
+        assert texts(follower.confirm(events, stored=[])) == ["stale"]
         assert follower.cursor == "2-0"
         assert [event.type for event in follower.admit(stream[2:])] == ["turn.part", "turn.completed"]
+
+    def test_what_redis_lost_on_the_way_is_told_before_the_end(self) -> None:
+        follower = Follower()
+        first = TurnCommitted(turn_id=TURN, epoch=1, position=1, messages=(ANSWER,))
+        events = follower.admit(entries(completed()))
+
+        told = follower.confirm(events, stored=[first, completed()])
+
+        assert [event.type for event in told] == ["turn.committed", "turn.completed"]
+        assert follower.is_over
+
+    def test_what_was_told_as_committed_is_not_told_again(self) -> None:
+        follower = Follower()
+        first = TurnCommitted(turn_id=TURN, epoch=1, position=1, messages=(ANSWER,))
+        events = follower.admit(entries(first, completed()))
+
+        assert follower.confirm(events, stored=[first, completed()]) == events
+
+    def test_a_cancel_is_told_with_all_that_is_kept(self) -> None:
+        follower = Follower()
+        events = follower.admit(entries(TurnCancelled(turn_id=TURN, epoch=1)))
+        stored = TurnCancelled(turn_id=TURN, epoch=1, position=1, messages=(ANSWER,))
+
+        (told,) = follower.confirm(events, stored=[stored])
+
+        assert isinstance(told, TurnCancelled)
+        assert (told.messages, told.id) == ((ANSWER,), "1-0")
 
     @pytest.mark.parametrize("cursor", ["0", "1-", "latest", "1-0 2-0", "1-0\n", "-" * 1000])
     def test_what_is_no_cursor_is_refused(self, cursor: str) -> None:

@@ -221,6 +221,24 @@ class TestDoubt:
         await leases.renew()
         assert leases.are_sure()
 
+    async def test_after_an_outage_of_the_database_the_others_get_the_time_of_a_lease(self) -> None:
+        world = World()
+        leases = world.leases()
+        await leases.renew()
+        assert leases.may_judge()
+
+        world.now += 60
+        assert not leases.may_judge()
+        await leases.renew()
+        assert leases.are_sure()
+        assert not leases.may_judge()
+        world.now += 5
+        await leases.renew()
+        world.now += 5
+        await leases.renew()
+        world.now += 5
+        assert leases.may_judge()
+
     async def test_what_was_lost_in_a_long_sleep_is_told_before_the_process_is_sure_again(self) -> None:
         world = World(held=[held()])
         leases = world.leases()

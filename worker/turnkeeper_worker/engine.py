@@ -77,7 +77,8 @@ class Engine:
 
     async def run(self, turn_id: UUID) -> Outcome:
         """Run one delivery of a turn."""
-        if self.is_draining:
+        if self.is_draining or not self.leases.are_sure():
+            # What is claimed under a stale heartbeat is taken away again at once, and paid for twice.
             return HandedBack(attempt=0, delay=DECLINED_FOR)
         with self.leases.hold(turn_id) as lease:
             if lease is None:
@@ -179,7 +180,7 @@ def _assemble(
         return await upkeep_database.once(upkeep.beat, me)
 
     async def give_back(turn_id: UUID, epoch: int) -> None:
-        await rescuer.welcome(await upkeep_database.once(upkeep.give_back, turn_id, epoch))
+        rescuer.announce(await upkeep_database.once(upkeep.give_back, turn_id, epoch))
 
     def lost(turn_id: UUID) -> None:
         live.unsay(turn_id)
@@ -201,6 +202,7 @@ def _assemble(
         ring=lambda due: asyncio.to_thread(broker.ring, due),
         queue_length=lambda: asyncio.to_thread(broker.queue_length),
         holds=leases.turn_ids,
+        may_judge=leases.may_judge,
         providers=providers,
         redis=redis,
         lease_ttl=ttl,
@@ -229,7 +231,7 @@ async def _keep_going(loop: Callable[[], Awaitable[None]]) -> None:
     while True:
         try:
             await loop()
-        except (RedisError, OSError) as error:
+        except (RedisError, OSError, RuntimeError) as error:
             log.warning("loop.interrupted", loop=loop.__qualname__, error=str(error))
         except Exception:
             log.exception("loop.crashed", loop=loop.__qualname__)

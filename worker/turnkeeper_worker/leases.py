@@ -99,7 +99,9 @@ class Leases:
         self._lost = lost
         self._clock = clock
         self._held: dict[UUID, Lease] = {}
+        self._ttl = ttl.total_seconds()
         self._renewed_at = clock()
+        self._judges_from = self._renewed_at
 
     def __len__(self) -> int:
         return len(self._held)
@@ -126,6 +128,13 @@ class Leases:
         """Tell whether we may still speak for our turns; not so when the last renewal is too long ago."""
         return self._clock() - self._renewed_at <= self._patience
 
+    def may_judge(self) -> bool:
+        """Tell whether another worker's stale heartbeat means that it is gone.
+
+        After a database outage all heartbeats are stale; the others get the time of a lease to beat again.
+        """
+        return self.are_sure() and self._clock() >= self._judges_from
+
     def stop(self, turn_id: UUID, why: Stop) -> None:
         """Break one turn off, if it is here."""
         if lease := self._held.get(turn_id):
@@ -148,7 +157,7 @@ class Leases:
         known = [(lease, lease.epoch) for lease in self._held.values() if lease.epoch is not None]
         remaining = self._renewed_at + self._patience - began
         try:
-            async with asyncio.timeout(remaining if remaining > 0 else self._every):
+            async with asyncio.timeout(remaining if remaining > 0 else self._patience):
                 held = await self._beat()
         except Exception as error:  # noqa: BLE001 - whatever keeps us from renewing, the clock decides
             log.warning("lease.renewal_failed", error=str(error) or type(error).__name__)
@@ -158,6 +167,8 @@ class Leases:
         by_turn = {one.turn_id: one for one in held}
         # Before we are sure again: what a lost turn had said meanwhile is not to be heard.
         self._compare(known, by_turn)
+        if not self.are_sure():
+            self._judges_from = began + self._ttl
         self._renewed_at = began
         await self._give_strays_back(by_turn)
         return True

@@ -81,7 +81,8 @@ class Live:
         try:
             if events:
                 await self._write(merged(events))
-        except (RedisError, OSError) as error:
+        except (RedisError, OSError, RuntimeError) as error:
+            # uvloop says RuntimeError of a connection that was closed under it.
             self._dropped += len(events)
             self._complain(error)
 

@@ -55,6 +55,8 @@ class Rescuer:
     queue_length: QueueLength
     holds: Callable[[], Sequence[UUID]]
     """The turns that this worker was told of already, and has not got to yet."""
+    may_judge: Callable[[], bool]
+    """Whether a heartbeat that stopped says something about its worker, and not about the database."""
     providers: Mapping[str, Provider]
     redis: Redis
     lease_ttl: timedelta
@@ -90,18 +92,21 @@ class Rescuer:
                 log.warning("rescue.failed", error=str(error) or type(error).__name__)
 
     async def free_orphans(self) -> None:
-        """Free the turns of workers that are gone, and tell their followers."""
-        await self.welcome(await self.database.once(upkeep.rescue, self.lease_ttl))
-
-    async def welcome(self, orphans: list[Orphan]) -> None:
-        """Tell the followers of freed turns, and ring for what became due."""
-        for orphan in orphans:
-            log.warning("turn.rescued", turn_id=str(orphan.id), epoch=orphan.epoch, state=str(orphan.state))
-            self.live.say(_event(orphan))
+        """Free the turns of workers that are gone, tell their followers, and ring for what became due."""
+        if not self.may_judge():
+            return
+        orphans = await self.database.once(upkeep.rescue, self.lease_ttl)
+        self.announce(orphans)
         due = [Due(one.id, one.attempt) for one in orphans if one.state is TurnState.QUEUED]
         woken = [Due(one.woken, 0) for one in orphans if one.woken is not None]
         if due or woken:
             await self.ring([*due, *woken])
+
+    def announce(self, orphans: list[Orphan]) -> None:
+        """Tell the followers of freed turns."""
+        for orphan in orphans:
+            log.warning("turn.rescued", turn_id=str(orphan.id), epoch=orphan.epoch, state=str(orphan.state))
+            self.live.say(_event(orphan))
 
     async def ring_due(self) -> None:
         """Ring for due turns of which the broker does not know, unless it has more than enough messages."""

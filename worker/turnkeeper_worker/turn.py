@@ -98,13 +98,13 @@ class TurnRunner:
     async def run(self, lease: Lease) -> Outcome:
         """Run the turn that *lease* is for, as far as one delivery goes."""
         began = time.monotonic()
-        work = await self._take(lease.turn_id)
-        if work is None:
-            return Dropped("not due, not first in its chat, or held by another worker")
-        lease.claimed(work.turn.epoch)
-        if work.turn.is_cancelled:
-            lease.stop(Stop.CANCELLED)
         try:
+            work = await self._take(lease.turn_id)
+            if work is None:
+                return Dropped("not due, not first in its chat, or held by another worker")
+            lease.claimed(work.turn.epoch)
+            if work.turn.is_cancelled:
+                lease.stop(Stop.CANCELLED)
             return await self._go(work, lease, began)
         except LeaseLost as lost:
             log.warning("turn.lease_lost", turn_id=str(lost.turn_id), epoch=lost.epoch)
@@ -112,20 +112,33 @@ class TurnRunner:
 
     async def _take(self, turn_id: UUID) -> Work | None:
         while True:
-            try:
-                taken = await self.database.surely(self._claim, turn_id)
-            except IntegrityError as error:
-                if not _breaks(error, "ix_turns_one_runs"):
-                    raise
-                # Another turn of the chat was claimed in the same moment; the unique index decided.
-                return None
-            match taken:
-                case Attempt() | ToolStep():
-                    return taken
+            match await self._try_to_claim(turn_id):
+                case Attempt() | ToolStep() as work:
+                    return work
                 case NotMine():
                     return None
                 case Early(wait):
                     await asyncio.sleep(wait.total_seconds())
+
+    async def _try_to_claim(self, turn_id: UUID) -> Work | Early | NotMine:
+        try:
+            return await self.database.surely(self._claim, turn_id)
+        except IntegrityError as error:
+            if _breaks(error, "ix_turns_one_runs"):
+                # Another turn of the chat was claimed in the same moment; the unique index decided.
+                return NotMine()
+            return await self._claim_to_fail(turn_id, error)
+        except Exception as error:  # noqa: BLE001 - the edge of a turn: what cannot be planned once never can
+            return await self._claim_to_fail(turn_id, error)
+
+    async def _claim_to_fail(self, turn_id: UUID, error: Exception) -> NotMine:
+        """End a turn that cannot even be planned; else it would be rung for, and crash, for ever."""
+        match await self.database.surely(store.claim, turn_id, self.worker_id):
+            case Claimed() as turn:
+                await self.remedies.apply(turn, crashed(turn, error), turn.elapsed)
+            case Early() | NotMine():
+                pass
+        return NotMine()
 
     def _claim(self, connection: Connection, turn_id: UUID) -> Work | Early | NotMine:
         match store.claim(connection, turn_id, self.worker_id):

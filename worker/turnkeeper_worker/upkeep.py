@@ -8,6 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import (
     Connection,
+    Integer,
     Row,
     Table,
     and_,
@@ -19,6 +20,7 @@ from sqlalchemy import (
     literal,
     or_,
     select,
+    true,
     tuple_,
     union_all,
     update,
@@ -26,10 +28,11 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from turnkeeper.errors import ChatError, ErrorKind, Situation, read_stored, terminal_copy
-from turnkeeper.states import AttemptOutcome, TurnState
-from turnkeeper.tables import attempts, chats, erased_turns, rejections, turns, workers
+from turnkeeper.states import AttemptOutcome, ToolRunState, TurnState
+from turnkeeper.tables import attempts, chats, erased_turns, rejections, tool_runs, turns, workers
 from turnkeeper.turns import wake_next
 from turnkeeper_worker.checkpoint import Checkpoint, read_checkpoint
+from turnkeeper_worker.replay import INTERRUPTED
 from turnkeeper_worker.store import total
 
 BATCH = 500
@@ -98,15 +101,18 @@ class Orphan:
 def rescue(connection: Connection, ttl: timedelta) -> list[Orphan]:
     """Running → queued, cancelled or failed: the turns of workers that are gone."""
     is_alive = exists().where(workers.c.id == turns.c.worker_id, workers.c.heartbeat_at > func.now() - ttl)
-    return _release(connection, ~is_alive)
+    return _release(connection, ~is_alive, lost=1)
 
 
 def give_back(connection: Connection, turn_id: UUID, epoch: int) -> list[Orphan]:
-    """Running → queued, cancelled or failed: a turn that is ours by the database and that nobody here runs."""
-    return _release(connection, and_(turns.c.id == turn_id, turns.c.epoch == epoch))
+    """Running → queued or cancelled: a turn that is ours by the database and that nobody here runs.
+
+    The rescue loop rings for it: the heartbeat, which found it, must not wait for the broker.
+    """
+    return _release(connection, and_(turns.c.id == turn_id, turns.c.epoch == epoch), lost=0)
 
 
-def _release(connection: Connection, condition: Any) -> list[Orphan]:
+def _release(connection: Connection, condition: Any, *, lost: int) -> list[Orphan]:
     is_orphaned = and_(turns.c.state == TurnState.RUNNING, condition)
     # The chats first, as everywhere; those that somebody else is at are left for the next round.
     free = connection.scalars(
@@ -121,8 +127,22 @@ def _release(connection: Connection, condition: Any) -> list[Orphan]:
     if not orphaned:
         return []
     _lose_attempts(connection, orphaned)
-    rows = connection.execute(_FREE, {"orphaned": orphaned}).all()
+    rows = connection.execute(_FREE, {"orphaned": orphaned, "died": lost}).all()
+    _interrupt_tools(connection, [row.id for row in rows if row.finished_at is not None])
     return [_orphan(connection, row) for row in rows]
+
+
+def _interrupt_tools(connection: Connection, ended: Sequence[UUID]) -> None:
+    """Close the tool runs of turns that ended without them."""
+    told = func.jsonb_build_object(
+        "type", "tool_result", "call_id", tool_runs.c.call_id, "output", INTERRUPTED, "is_error", true()
+    )
+    if ended:
+        connection.execute(
+            update(tool_runs)
+            .where(tool_runs.c.turn_id.in_(ended), tool_runs.c.state == ToolRunState.STARTED)
+            .values(state=ToolRunState.INTERRUPTED, result=told, finished_at=func.now())
+        )
 
 
 def _lose_attempts(connection: Connection, orphaned: Sequence[UUID]) -> None:
@@ -135,7 +155,9 @@ def _lose_attempts(connection: Connection, orphaned: Sequence[UUID]) -> None:
 
 _POISONED = ChatError(message=terminal_copy(ErrorKind.GENERIC, None, Situation.POISON))
 _was_asked = turns.c.cancel_requested_at.is_not(None)
-_is_poison = turns.c.lost + 1 >= MAX_LOST
+# A worker that lives and gives a turn back did not die of it.
+_died = bindparam("died", type_=Integer)
+_is_poison = and_(_died > 0, turns.c.lost + _died >= MAX_LOST)
 _is_over = or_(_was_asked, _is_poison)
 _FREE = (
     update(turns)
@@ -143,10 +165,10 @@ _FREE = (
     .values(
         state=case((_was_asked, TurnState.CANCELLED), (_is_poison, TurnState.FAILED), else_=TurnState.QUEUED),
         epoch=turns.c.epoch + 1,
-        lost=turns.c.lost + 1,
+        lost=turns.c.lost + _died,
         worker_id=None,
         available_at=case((_is_over, None), else_=func.now()),
-        rung_at=case((_is_over, None), else_=func.now()),
+        rung_at=case((or_(_is_over, _died == 0), None), else_=func.now()),
         finished_at=case((_is_over, func.now()), else_=None),
         error=case((and_(~_was_asked, _is_poison), literal(_POISONED.model_dump(mode="json"), JSONB)), else_=None),
     )
@@ -233,14 +255,18 @@ class Abandoned:
 
 
 def find_abandoned(connection: Connection, *, limit: int = 50) -> list[Abandoned]:
-    """Return background responses that nobody waits for any more, the oldest first."""
+    """Return some background responses that nobody waits for any more.
+
+    In no order: those of a provider that is away must not stand before all others.
+    """
     ended = select(turns.c.id, turns.c.checkpoint, turns.c.finished_at.label("since")).where(
         turns.c.checkpoint.is_not(None), turns.c.finished_at.is_not(None)
     )
     erased = select(erased_turns.c.id, erased_turns.c.checkpoint, erased_turns.c.erased_at).where(
         erased_turns.c.checkpoint.is_not(None)
     )
-    rows = connection.execute(union_all(ended, erased).order_by("since").limit(limit))
+    both = union_all(ended, erased).subquery()
+    rows = connection.execute(select(both).order_by(func.random()).limit(limit))
     read = ((row.id, read_checkpoint(row.checkpoint)) for row in rows)
     return [Abandoned(turn_id=turn_id, checkpoint=left) for turn_id, left in read if left is not None]
 
