@@ -8,11 +8,11 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
 from uuid import UUID
 
 import redis
@@ -247,10 +247,15 @@ class Turnkeeper(_Keeper):
         if not follower.is_over:
             return events
         try:
-            return follower.confirm(events, self._transact(end_of, events[-1]))
+            stored = self._transact(end_of, events[-1])
         except DatabaseUnavailable as error:
             log.debug("the final event is believed unseen: %s", error)
             return events
+        if follower.resumed_behind and follower.misses(stored):
+            with suppress(RedisError, OSError):
+                key = events_key(events[-1].turn_id)
+                follower.recall(cast("list[Entry]", self._redis.xrange(key, max=follower.resumed_behind)))
+        return follower.confirm(events, stored)
 
     def _read(self, turn_id: UUID, cursor: str, *, block_ms: int) -> list[Entry]:
         """Read what the stream holds behind *cursor*; nothing where Redis is away."""
@@ -417,10 +422,16 @@ class AsyncTurnkeeper(_Keeper):
         if not follower.is_over:
             return events
         try:
-            return follower.confirm(events, await self._transact(end_of, events[-1]))
+            stored = await self._transact(end_of, events[-1])
         except DatabaseUnavailable as error:
             log.debug("the final event is believed unseen: %s", error)
             return events
+        if follower.resumed_behind and follower.misses(stored):
+            with suppress(RedisError, OSError):
+                key = events_key(events[-1].turn_id)
+                earlier = await self._redis.xrange(key, max=follower.resumed_behind)
+                follower.recall(cast("list[Entry]", earlier))
+        return follower.confirm(events, stored)
 
     async def _read(self, turn_id: UUID, cursor: str, *, block_ms: int) -> list[Entry]:
         try:

@@ -50,6 +50,8 @@ class Follower:
     """The id of the last entry that was read; resume after it."""
     is_over: bool = False
     _fence: Fence = field(default_factory=Fence)
+    resumed_behind: str = field(init=False)
+    """The cursor that we came with; what stands before it was told to whoever held it."""
     _told: set[int] = field(default_factory=set)
     """The places of the messages that were told as committed."""
 
@@ -57,6 +59,7 @@ class Follower:
         """Raise InvalidRequest for a cursor that is none: Redis would refuse it at every reading."""
         if not _CURSOR.fullmatch(self.cursor):
             raise InvalidRequest(f"{self.cursor[:50]!r} is no cursor; resume after the `id` of an event")
+        self.resumed_behind = self.cursor
 
     def admit(self, entries: Iterable[Entry]) -> list[Event]:
         """Decode *entries*, drop those of a fenced worker, and stop behind the final event."""
@@ -68,10 +71,18 @@ class Follower:
             event = self._read(content)
             if event is not None and self._fence.admits(event):
                 admitted.append(event)
-                if isinstance(event, TurnCommitted):
-                    self._told.update(range(event.position, event.position + len(event.messages)))
+                self._note(event)
                 self.is_over = isinstance(event, FinalEvent)
         return admitted
+
+    def recall(self, entries: Iterable[Entry]) -> None:
+        """Note what had been told before we came."""
+        for _, content in entries:
+            self._note(self._read(content))
+
+    def misses(self, stored: list[Event]) -> bool:
+        """Tell whether more is stored than was told."""
+        return any(isinstance(one, TurnCommitted) and not self._was_told(one) for one in stored)
 
     def confirm(self, events: list[Event], stored: list[Event]) -> list[Event]:
         """Compare the final event, the last of *events*, with what is *stored* of that end.
@@ -88,6 +99,10 @@ class Follower:
             kept = [one.model_copy(update={"id": final.id}) for one in stored if isinstance(one, TurnCancelled)]
             return [*before, *(kept or [final])]
         return [*before, *missing, final]
+
+    def _note(self, event: Event | None) -> None:
+        if isinstance(event, TurnCommitted):
+            self._told.update(range(event.position, event.position + len(event.messages)))
 
     def _was_told(self, committed: TurnCommitted) -> bool:
         return self._told.issuperset(range(committed.position, committed.position + len(committed.messages)))
