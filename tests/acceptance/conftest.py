@@ -162,6 +162,11 @@ class Site:
             charged: int = connection.exec_driver_sql(query, (turn_id,)).scalar_one()
             return charged
 
+    def replace_worker(self) -> None:
+        """Kill the worker as the kernel would, and start another one."""
+        self.running.workers.pop(0).kill()
+        self.running.start_worker()
+
     def flower(self, path: str) -> Any:
         """Ask Flower's API."""
         with urllib.request.urlopen(self.running.addresses.flower_url + path, timeout=10) as response:

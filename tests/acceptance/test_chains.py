@@ -54,14 +54,14 @@ def test_what_was_sealed_under_another_key_is_left_out_before_it_is_refused(
     assert seal in json.dumps(keyring.calls(second.id)[0]["input"])
 
     monkeypatch.setenv(ROTATING, SIMULATOR_SECOND_KEY)
-    replace_worker(keyring)
+    keyring.replace_worker()
     third = keyring.run("The third message", chat=first.chat_id, provider=provider)
 
     assert (third.state, outcomes(third)) == (TurnState.COMPLETED, [AttemptOutcome.COMPLETED])
     assert seal not in json.dumps(keyring.calls(third.id)[0]["input"])
     assert "3 user messages" in third.text
     monkeypatch.setenv(ROTATING, SIMULATOR_KEY)
-    replace_worker(keyring)
+    keyring.replace_worker()
 
 
 @pytest.mark.parametrize("provider", ["sealing", "thinking"])
@@ -149,8 +149,3 @@ class TestThreads:
 
         assert (second.state, second.attempts[0].chained) == (TurnState.COMPLETED, False)
         assert outcomes(second) == [AttemptOutcome.COMPLETED]
-
-
-def replace_worker(site: Site) -> None:
-    site.running.workers.pop(0).kill()
-    site.running.start_worker()

@@ -169,7 +169,7 @@ def test_a_tool_that_changes_something_runs_once_though_its_worker_is_killed_in_
 ) -> None:
     turn = ask(workshop, calling(("pay", {"seconds": 60})), tools=("pay",))
     assert poll(lambda: ran(tools_folder, workshop.keeper.show(turn.id)), within=timedelta(seconds=20))
-    replace_worker(workshop)
+    workshop.replace_worker()
 
     view = workshop.finish(turn)
 
@@ -192,7 +192,7 @@ def test_a_tool_that_may_runs_again_and_what_had_ended_is_not_repeated(workshop:
         return [one.state for one in view.tool_runs] == [ToolRunState.FINISHED, ToolRunState.STARTED]
 
     assert poll(is_looking, within=timedelta(seconds=20))
-    replace_worker(workshop)
+    workshop.replace_worker()
 
     view = workshop.finish(turn)
 
@@ -315,12 +315,6 @@ def test_a_tool_that_no_worker_has_is_a_matter_of_configuration(workshop: Site) 
     assert view.error is not None
     assert view.error.kind == "config"
     assert "no tool teleport" in (view.error.detail or "")
-
-
-def replace_worker(site: Site) -> None:
-    """Kill the worker as the kernel would, and start another one."""
-    site.running.workers.pop(0).kill()
-    site.running.start_worker()
 
 
 SEARCHES = {

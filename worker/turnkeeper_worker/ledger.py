@@ -7,13 +7,13 @@ and repeats it, or closes it as interrupted; in both cases the former holder can
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, and_, func, select, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import ColumnElement, Connection, and_, func, literal, select, update
+from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from turnkeeper.messages import Parts, ToolCall, ToolResult
 from turnkeeper.states import ToolRunState
 from turnkeeper.tables import messages, tool_runs
-from turnkeeper_worker.replay import INTERRUPTED
+from turnkeeper_worker.replay import interrupted
 from turnkeeper_worker.store import Claimed, LeaseLost
 
 
@@ -72,10 +72,9 @@ def close_run(connection: Connection, turn: Claimed, result: ToolResult) -> None
 def close_runs(connection: Connection, turn: Claimed, results: Iterable[ToolResult]) -> int:
     """Enter results; return how many runs were still open, and ours."""
     return sum(
-        _end(
+        _finish(
             connection,
             and_(_is_open(turn), tool_runs.c.call_id == result.call_id, tool_runs.c.epoch == turn.epoch),
-            ToolRunState.FINISHED,
             result,
         )
         for result in results
@@ -83,15 +82,22 @@ def close_runs(connection: Connection, turn: Claimed, results: Iterable[ToolResu
 
 
 def interrupt_rest(connection: Connection, turn: Claimed, *which: ColumnElement[bool]) -> None:
-    """Close the open runs: nobody knows whether they did their work."""
-    for call_id in connection.scalars(select(tool_runs.c.call_id).where(_is_open(turn), *which)).all():
-        this = and_(_is_open(turn), tool_runs.c.call_id == call_id)
-        _end(connection, this, ToolRunState.INTERRUPTED, interrupted(call_id))
+    """Close the open runs of the step: nobody knows whether they did their work."""
+    interrupt(connection, _of_step(turn), *which)
 
 
-def interrupted(call_id: str) -> ToolResult:
-    """Return what the model is told of a run that broke off."""
-    return ToolResult(call_id=call_id, output=INTERRUPTED, is_error=True)
+def interrupt(connection: Connection, *which: ColumnElement[bool]) -> None:
+    """Close the runs that are open, each with what the model is told of it."""
+    told = literal(interrupted("").model_dump(mode="json"), JSONB)
+    connection.execute(
+        update(tool_runs)
+        .where(tool_runs.c.state == ToolRunState.STARTED, *which)
+        .values(
+            state=ToolRunState.INTERRUPTED,
+            result=told.concat(func.jsonb_build_object("call_id", tool_runs.c.call_id)),
+            finished_at=func.now(),
+        )
+    )
 
 
 def calls_of_step(connection: Connection, turn: Claimed) -> tuple[str, ...]:
@@ -114,6 +120,10 @@ def _is_open(turn: Claimed) -> ColumnElement[bool]:
     return and_(_of_step(turn), tool_runs.c.state == ToolRunState.STARTED)
 
 
-def _end(connection: Connection, which: ColumnElement[bool], state: ToolRunState, result: ToolResult) -> int:
-    ended = {"state": state, "result": result.model_dump(mode="json"), "finished_at": func.now()}
+def _finish(connection: Connection, which: ColumnElement[bool], result: ToolResult) -> int:
+    ended = {
+        "state": ToolRunState.FINISHED,
+        "result": result.model_dump(mode="json"),
+        "finished_at": func.now(),
+    }
     return connection.execute(update(tool_runs).where(which).values(ended)).rowcount

@@ -93,14 +93,6 @@ class ModelRunner:
         finally:
             lease.settle()
 
-    async def _keep_surely(self, attempt: Attempt, checkpoint: Checkpoint) -> None:
-        try:
-            await self.database.surely(store.keep, attempt.turn, checkpoint)
-        except LeaseLost:
-            # Our successor asks anew and does not know of this one.
-            await self.providers[attempt.turn.provider].call_off(checkpoint.response_id)
-            raise
-
     def _provider(self, attempt: Attempt) -> Provider:
         name = attempt.turn.provider
         return self.providers[name] if attempt.obstacle is None else unusable(name, attempt.obstacle)
@@ -124,6 +116,14 @@ class ModelRunner:
             return await self.database.once(store.keep, attempt.turn, checkpoint)
         except DBAPIError as error:
             log.warning("checkpoint.missed", turn_id=str(attempt.turn.id), error=type(error).__name__)
+
+    async def _keep_surely(self, attempt: Attempt, checkpoint: Checkpoint) -> None:
+        try:
+            await self.database.surely(store.keep, attempt.turn, checkpoint)
+        except LeaseLost:
+            # Our successor asks anew and does not know of this one.
+            await self.providers[attempt.turn.provider].call_off(checkpoint.response_id)
+            raise
 
     async def _take_answer(self, attempt: Attempt, answer: Answer, speaker: Speaker) -> Next:
         match what_follows(answer, attempt.turn, self.toolbox, max_steps=self.max_steps):

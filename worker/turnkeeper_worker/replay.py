@@ -129,6 +129,11 @@ def repair(history: Sequence[Message], *, answered: Iterable[str] = ()) -> tuple
     return pairing.finish()
 
 
+def interrupted(call_id: str) -> ToolResult:
+    """Return what the model is told of a call that broke off."""
+    return ToolResult(call_id=call_id, output=INTERRUPTED, is_error=True)
+
+
 @dataclass(slots=True)
 class _Pairing:
     open_calls: dict[str, str]
@@ -194,9 +199,7 @@ class _Pairing:
         return None if sent_as is None else part.model_copy(update={"call_id": sent_as})
 
     def _missing_results(self) -> tuple[ToolResult, ...]:
-        missing = tuple(
-            ToolResult(call_id=call_id, output=INTERRUPTED, is_error=True) for call_id in self.open_calls.values()
-        )
+        missing = tuple(map(interrupted, self.open_calls.values()))
         self.open_calls.clear()
         return missing
 

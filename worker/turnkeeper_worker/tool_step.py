@@ -25,6 +25,7 @@ from turnkeeper_worker.ledger import Run
 from turnkeeper_worker.live import Live
 from turnkeeper_worker.outcomes import Cancelled, Completed, Dropped, HandedBack, Outcome
 from turnkeeper_worker.planner import Attempt, Planner
+from turnkeeper_worker.replay import interrupted
 from turnkeeper_worker.speaker import Speaker
 from turnkeeper_worker.steps import results_message
 from turnkeeper_worker.store import Claimed, Ended, Settled
@@ -137,7 +138,7 @@ async def _together(runs: Iterable[Coroutine[Any, Any, None]]) -> None:
 def _told(step: ToolStep, results: Mapping[str, ToolResult]) -> tuple[Message, ...]:
     """Return the message of all results in the order of the calls; a run that gave none was interrupted."""
     ids = (run.call.call_id for run in step.runs)
-    return results_message(results.get(call_id) or ledger.interrupted(call_id) for call_id in ids)
+    return results_message(results.get(call_id) or interrupted(call_id) for call_id in ids)
 
 
 def _cancel(

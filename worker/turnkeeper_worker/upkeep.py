@@ -20,7 +20,6 @@ from sqlalchemy import (
     literal,
     or_,
     select,
-    true,
     tuple_,
     union_all,
     update,
@@ -28,11 +27,11 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from turnkeeper.errors import ChatError, ErrorKind, Situation, read_stored, terminal_copy
-from turnkeeper.states import AttemptOutcome, ToolRunState, TurnState
+from turnkeeper.states import AttemptOutcome, TurnState
 from turnkeeper.tables import attempts, chats, erased_turns, rejections, tool_runs, turns, workers
 from turnkeeper.turns import wake_next
+from turnkeeper_worker import ledger
 from turnkeeper_worker.checkpoint import Checkpoint, read_checkpoint
-from turnkeeper_worker.replay import INTERRUPTED
 from turnkeeper_worker.store import total
 
 BATCH = 500
@@ -128,21 +127,9 @@ def _release(connection: Connection, condition: Any, *, lost: int) -> list[Orpha
         return []
     _lose_attempts(connection, orphaned)
     rows = connection.execute(_FREE, {"orphaned": orphaned, "died": lost}).all()
-    _interrupt_tools(connection, [row.id for row in rows if row.finished_at is not None])
+    if ended := [row.id for row in rows if row.finished_at is not None]:
+        ledger.interrupt(connection, tool_runs.c.turn_id.in_(ended))
     return [_orphan(connection, row) for row in rows]
-
-
-def _interrupt_tools(connection: Connection, ended: Sequence[UUID]) -> None:
-    """Close the tool runs of turns that ended without them."""
-    told = func.jsonb_build_object(
-        "type", "tool_result", "call_id", tool_runs.c.call_id, "output", INTERRUPTED, "is_error", true()
-    )
-    if ended:
-        connection.execute(
-            update(tool_runs)
-            .where(tool_runs.c.turn_id.in_(ended), tool_runs.c.state == ToolRunState.STARTED)
-            .values(state=ToolRunState.INTERRUPTED, result=told, finished_at=func.now())
-        )
 
 
 def _lose_attempts(connection: Connection, orphaned: Sequence[UUID]) -> None:
@@ -259,12 +246,10 @@ def find_abandoned(connection: Connection, *, limit: int = 50) -> list[Abandoned
 
     In no order: those of a provider that is away must not stand before all others.
     """
-    ended = select(turns.c.id, turns.c.checkpoint, turns.c.finished_at.label("since")).where(
+    ended = select(turns.c.id, turns.c.checkpoint).where(
         turns.c.checkpoint.is_not(None), turns.c.finished_at.is_not(None)
     )
-    erased = select(erased_turns.c.id, erased_turns.c.checkpoint, erased_turns.c.erased_at).where(
-        erased_turns.c.checkpoint.is_not(None)
-    )
+    erased = select(erased_turns.c.id, erased_turns.c.checkpoint).where(erased_turns.c.checkpoint.is_not(None))
     both = union_all(ended, erased).subquery()
     rows = connection.execute(select(both).order_by(func.random()).limit(limit))
     read = ((row.id, read_checkpoint(row.checkpoint)) for row in rows)
