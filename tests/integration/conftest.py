@@ -30,10 +30,12 @@ from turnkeeper.tables import turns as turns_table
 from turnkeeper.tables import workers as workers_table
 from turnkeeper.turns import Enqueued
 from turnkeeper_ops.services.redis import Redis
-from turnkeeper_worker import ledger, store, upkeep
+from turnkeeper_worker import history, ledger, store, upkeep
 from turnkeeper_worker.chain import Credential
 from turnkeeper_worker.checkpoint import Checkpoint
+from turnkeeper_worker.history import START, Place
 from turnkeeper_worker.ledger import Run
+from turnkeeper_worker.replay import Said
 from turnkeeper_worker.store import Claimed, Ended, Origin
 from turnkeeper_worker.upkeep import Held, Identity
 
@@ -98,6 +100,10 @@ class Stage:
         self, turn: Claimed, words: str = "Hi", *more: Part, response_id: str | None = "resp_1"
     ) -> store.Settled:
         return self.do(store.complete, turn, *answered(words, *more, response_id=response_id))
+
+    def history(self, turn: Claimed, *, after: Place = START) -> tuple[Said, ...]:
+        """Read what the turn sees of its chat."""
+        return self.do(history.load, turn.chat_id, seen_by=turn.seq, after=after)
 
     def complete_step(
         self,

@@ -25,6 +25,7 @@ from turnkeeper.states import TurnState
 from turnkeeper.turns import Enqueued
 from turnkeeper_ops.services.redis import Redis
 from turnkeeper_worker import store, upkeep
+from turnkeeper_worker.history import fingerprint
 
 if TYPE_CHECKING:
     from tests.integration.conftest import OpenKeeper, Stage
@@ -47,7 +48,7 @@ def edit(stage: "Stage", turn_id: UUID, words: str = "Anew", **fields: Any) -> E
 
 
 def history(stage: "Stage", turn_id: UUID) -> list[str]:
-    return [said.message.text for said in stage.do(store.load, stage.take(turn_id))]
+    return [said.message.text for said in stage.history(stage.take(turn_id))]
 
 
 class TestHistory:
@@ -99,7 +100,7 @@ class TestHistory:
 
         edit(stage, second)
 
-        seen = [said.message.text for said in stage.do(store.load, running)]
+        seen = [said.message.text for said in stage.history(running)]
         assert seen == ["One", "to One", "Two", "to Two", "Three"]
 
     def test_other_chats_are_not_touched(self, stage: "Stage") -> None:
@@ -157,7 +158,7 @@ class TestAnchor:
     def present_digest(self, stage: "Stage", turn: store.Claimed) -> str:
         assert turn.anchor is not None
         through = (turn.anchor.seq, turn.anchor.position)
-        return stage.do(store.fingerprint, turn.chat_id, through=through, seen_by=turn.seq)
+        return stage.do(fingerprint, turn.chat_id, through=through, seen_by=turn.seq)
 
 
 class TestWhatIsUnderWay:

@@ -17,6 +17,7 @@ from turnkeeper.states import TurnState
 from turnkeeper.tables import attempts, chain_health, messages, rejections, tool_runs, turns, workers
 from turnkeeper_worker import pruning, store, upkeep
 from turnkeeper_worker.chain import Credential
+from turnkeeper_worker.chain_health import broke
 from turnkeeper_worker.pruning import Pruned, prune
 from turnkeeper_worker.upkeep import Due
 
@@ -134,7 +135,7 @@ class TestChains:
     def test_their_health_is_forgotten_when_it_tells_nothing(
         self, stage: "Stage", columns: dict[str, Any], goes: bool
     ) -> None:
-        stage.do(store.chain_broke, SOMEWHERE, tolerated=3, rest=timedelta(0))
+        stage.do(broke, SOMEWHERE, tolerated=3, rest=timedelta(0))
         stage.do(Connection.execute, update(chain_health).values(**({"breaks": 1} | columns)))
 
         assert bool(stage.do(prune, None).chain_health) is goes

@@ -16,6 +16,7 @@ from turnkeeper.tables import chain_health, chats, messages
 from turnkeeper.tools import Tool
 from turnkeeper_worker import store, upkeep
 from turnkeeper_worker.chain import Credential, Health
+from turnkeeper_worker.chain_health import broke
 from turnkeeper_worker.config import RESPONSE_KEPT_FOR, THREAD_KEPT_FOR, ProviderConfig
 from turnkeeper_worker.planner import Attempt, Planner
 from turnkeeper_worker.providers import Running, ToolSpec
@@ -97,7 +98,7 @@ def age_anchor(stage: "Stage", age: timedelta) -> None:
 
 
 def rest(stage: "Stage") -> None:
-    stage.do(store.chain_broke, HERE, tolerated=1, rest=timedelta(hours=1))
+    stage.do(broke, HERE, tolerated=1, rest=timedelta(hours=1))
 
 
 A_DAY = timedelta(days=1)
@@ -138,7 +139,7 @@ class TestChains:
         assert not stage.attempts(turn.id)[0]["chained"]
 
     def test_how_chains_held_is_known_to_whoever_counts_the_next_one(self, stage: "Stage") -> None:
-        stage.do(store.chain_broke, HERE, tolerated=3, rest=timedelta(hours=1))
+        stage.do(broke, HERE, tolerated=3, rest=timedelta(hours=1))
 
         attempt = plan(stage, second_turn(stage))
 
@@ -305,7 +306,7 @@ class TestThreads:
 
     def test_none_is_opened_while_chains_rest(self, stage: "Stage") -> None:
         credential = self.opened(stage).credential
-        stage.do(store.chain_broke, credential, tolerated=1, rest=timedelta(hours=1))
+        stage.do(broke, credential, tolerated=1, rest=timedelta(hours=1))
 
         attempt = plan(stage, stage.take(stage.enqueue(**self.USUAL).id))
 

@@ -34,6 +34,7 @@ from turnkeeper.states import WAITING_STATES, AttemptOutcome, OnBusy, TurnState
 from turnkeeper.turns import Enqueued
 from turnkeeper_worker import ledger, store, tool_step, upkeep
 from turnkeeper_worker.chain import Credential
+from turnkeeper_worker.chain_health import broke
 from turnkeeper_worker.checkpoint import Checkpoint
 from turnkeeper_worker.config import ProviderConfig
 from turnkeeper_worker.ledger import Run
@@ -284,7 +285,7 @@ def pause(connection: Connection, hand: Hand) -> Hand:
 
 
 def heal(connection: Connection, hand: Hand) -> Hand:
-    store.chain_broke(connection, HERE, tolerated=3, rest=LONG)
+    broke(connection, HERE, tolerated=3, rest=LONG)
     return begun(connection, store.heal(connection, hand.turn, ended(AttemptOutcome.HEALED, error=ERROR)))
 
 

@@ -1,23 +1,22 @@
 """The worker's arrows: each one moves the turn it may move, writes all that belongs together, or nothing."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, update
 
 from turnkeeper import turns
 from turnkeeper.erasing import erase_chat
 from turnkeeper.errors import ChatError, ErrorKind
 from turnkeeper.messages import Message, Reasoning, Text, ToolCall, ToolResult
 from turnkeeper.states import AttemptOutcome, TurnState
-from turnkeeper.tables import chain_health, chats, messages
-from turnkeeper_worker import store, upkeep
-from turnkeeper_worker.chain import Anchor, Credential, Health
+from turnkeeper.tables import chats, messages
+from turnkeeper_worker import history, store, upkeep
+from turnkeeper_worker.chain import Anchor, Credential
 from turnkeeper_worker.store import Claimed, Early, Ended, LeaseLost, NotMine, Origin
 
 if TYPE_CHECKING:
@@ -362,11 +361,11 @@ class TestSteps:
         settled = stage.complete(following, "Sunny")
 
         assert settled.position == 3
-        history = [said.message for said in stage.do(store.load, following)]
-        assert [message.role for message in history] == ["user", "assistant", "user", "assistant"]
-        assert history[1].parts == (Text(text="Hm"), LOOK)
-        assert history[2].parts == (SEEN,)
-        assert history[3].text == "Sunny"
+        said = [one.message for one in stage.history(following)]
+        assert [message.role for message in said] == ["user", "assistant", "user", "assistant"]
+        assert said[1].parts == (Text(text="Hm"), LOOK)
+        assert said[2].parts == (SEEN,)
+        assert said[3].text == "Sunny"
 
     def test_a_cancel_while_tools_run_keeps_what_they_told(self, stage: "Stage") -> None:
         running = under_way(stage, runs_tools=True)
@@ -437,72 +436,6 @@ class TestUsage:
         stage.do(store.complete, running, Ended(outcome=AttemptOutcome.COMPLETED), WORDS, ORIGIN)
 
         assert stage.row(running.id)["usage"] is None
-
-
-AN_HOUR = timedelta(hours=1)
-
-
-class TestChainHealth:
-    def breaks(self, stage: "Stage", times: int, credential: Credential = HERE, *, tolerated: int = 3) -> Health:
-        for _ in range(times):
-            stage.do(store.chain_broke, credential, tolerated=tolerated, rest=AN_HOUR)
-        return stage.do(store.chain_health_of, credential)
-
-    def test_a_credential_that_nobody_heard_of_is_healthy(self, stage: "Stage") -> None:
-        assert stage.do(store.chain_health_of, HERE) == Health()
-
-    @pytest.mark.parametrize(("times", "is_resting"), [(1, False), (2, False), (3, True), (4, True)])
-    def test_chains_rest_when_they_broke_too_often(self, stage: "Stage", times: int, is_resting: bool) -> None:
-        assert self.breaks(stage, times) == Health(breaks=times, is_resting=is_resting)
-
-    def test_where_no_break_is_tolerated_the_first_one_lets_them_rest(self, stage: "Stage") -> None:
-        assert self.breaks(stage, 1, tolerated=1) == Health(breaks=1, is_resting=True)
-
-    def test_a_rest_lasts_as_long_as_it_was_told_to(self, stage: "Stage") -> None:
-        self.breaks(stage, 3)
-
-        with stage.engine.connect() as connection:
-            left = connection.scalar(select(chain_health.c.rests_until - func.now()))
-
-        assert left is not None
-        assert AN_HOUR - timedelta(seconds=30) < left <= AN_HOUR
-
-    def test_behind_its_rest_a_chain_is_tried_and_the_next_break_lets_it_rest_again(self, stage: "Stage") -> None:
-        self.breaks(stage, 3)
-        stage.do(Connection.execute, update(chain_health).values(rests_until=func.now() - AN_HOUR))
-        assert stage.do(store.chain_health_of, HERE) == Health(breaks=3, is_resting=False)
-
-        assert self.breaks(stage, 1) == Health(breaks=4, is_resting=True)
-
-    def test_a_chain_that_held_makes_up_for_all_that_broke(self, stage: "Stage") -> None:
-        self.breaks(stage, 3)
-
-        stage.do(store.chain_held, HERE)
-
-        assert stage.do(store.chain_health_of, HERE) == Health()
-        assert self.breaks(stage, 2) == Health(breaks=2, is_resting=False)
-
-    @pytest.mark.parametrize("field", ["provider", "base_url", "key"])
-    def test_one_credential_does_not_touch_another(self, stage: "Stage", field: str) -> None:
-        other = HERE.model_copy(update={field: "other"})
-        self.breaks(stage, 2, other)
-
-        assert self.breaks(stage, 3) == Health(breaks=3, is_resting=True)
-        assert stage.do(store.chain_health_of, other) == Health(breaks=2, is_resting=False)
-        stage.do(store.chain_held, other)
-        assert stage.do(store.chain_health_of, HERE).is_resting
-
-    def test_the_models_of_a_credential_share_their_health(self, stage: "Stage") -> None:
-        self.breaks(stage, 3)
-
-        assert stage.do(store.chain_health_of, HERE.model_copy(update={"model": "other"})).is_resting
-
-    def test_workers_that_break_at_the_same_moment_are_all_counted(
-        self, stage: "Stage", threads: ThreadPoolExecutor
-    ) -> None:
-        list(threads.map(lambda _: self.breaks(stage, 1, tolerated=99), range(12)))
-
-        assert stage.do(store.chain_health_of, HERE).breaks == 12
 
 
 class TestComplete:
@@ -679,7 +612,7 @@ class TestHistory:
         second = stage.claim(stage.enqueue("Two", chat_id=first.chat_id).id)
         stage.enqueue("Later", chat_id=first.chat_id)
 
-        whole, news = stage.do(store.load, second), stage.do(store.load, second, after=(1, 1))
+        whole, news = stage.history(second), stage.history(second, after=(1, 1))
 
         assert [(said.message.text, said.provider) for said in whole] == [
             ("One", None),
@@ -693,16 +626,16 @@ class TestHistory:
         second = stage.enqueue("Two", chat_id=first.chat_id)
         stage.do(turns.cancel, first.id)
 
-        assert [said.message.text for said in stage.do(store.load, stage.claim(second.id))] == ["Two"]
+        assert [said.message.text for said in stage.history(stage.claim(second.id))] == ["Two"]
 
     def test_the_fingerprint_is_the_one_of_the_anchor_until_somebody_edits(self, stage: "Stage") -> None:
         running = anchored(stage)
         assert running.anchor is not None
 
-        before = stage.do(store.fingerprint, running.chat_id, through=(1, 1), seen_by=2)
+        before = stage.do(history.fingerprint, running.chat_id, through=(1, 1), seen_by=2)
         edited = update(messages).where(messages.c.position == 1).values(parts=[{"type": "text", "text": "No"}])
         stage.do(Connection.execute, edited)
-        after = stage.do(store.fingerprint, running.chat_id, through=(1, 1), seen_by=2)
+        after = stage.do(history.fingerprint, running.chat_id, through=(1, 1), seen_by=2)
 
         assert before == running.anchor.digest
         assert after != before
@@ -713,7 +646,7 @@ class TestHistory:
         stage.do(store.cancel, running, Ended(outcome=AttemptOutcome.CANCELLED), WORDS)
         third = stage.claim(stage.enqueue("Go on", chat_id=running.chat_id).id)
 
-        past = stage.do(store.fingerprint, third.chat_id, through=(1, 1), seen_by=3)
+        past = stage.do(history.fingerprint, third.chat_id, through=(1, 1), seen_by=3)
 
         assert past == running.anchor.digest
 

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from turnkeeper.messages import Message
 from turnkeeper.states import AttemptOutcome
-from turnkeeper_worker import ledger, store
+from turnkeeper_worker import chain_health, ledger, store
 from turnkeeper_worker.checkpoint import Checkpoint, Piece
 from turnkeeper_worker.database import Database
 from turnkeeper_worker.leases import Lease, Stop
@@ -185,7 +185,7 @@ class ModelRunner:
     def _note_chain(self, connection: Connection, attempt: Attempt) -> None:
         """Count a chain that held, where some had not; the count of those that always hold is never touched."""
         if attempt.call.is_chained and attempt.health.breaks:
-            store.chain_held(connection, attempt.credential)
+            chain_health.held(connection, attempt.credential)
 
     async def _stop(self, turn: Claimed, speaker: Speaker, why: Stop) -> Outcome:
         match why:

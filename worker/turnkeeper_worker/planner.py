@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import Connection
 
 from turnkeeper.messages import Message
-from turnkeeper_worker import store
+from turnkeeper_worker import chain_health, history, store
 from turnkeeper_worker.chain import Chained, Credential, FullReplay, Health, Plan, Present, plan
 from turnkeeper_worker.config import ProviderConfig
 from turnkeeper_worker.providers import Call, Running, ToolSpec
@@ -120,7 +120,7 @@ class Planner:
     ) -> Health:
         """Tell how chains have held; it matters where one may be continued, and where one is opened."""
         matters = config.threads or (turn.anchor is not None and turn.anchor.credential == credential)
-        return store.chain_health_of(connection, credential) if matters else Health()
+        return chain_health.health_of(connection, credential) if matters else Health()
 
     def _plan(
         self,
@@ -134,20 +134,22 @@ class Planner:
         anchor = turn.anchor
         if anchor is None or kept_for is None or anchor.credential != credential:
             # Nothing that the database could tell would make a chain of it.
-            return FullReplay("no anchor here"), store.load(connection, turn)
+            return FullReplay("no anchor here"), history.load(connection, turn.chat_id, seen_by=turn.seq)
         through = (anchor.seq, anchor.position)
-        news = store.load(connection, turn, after=through)
+        news = history.load(connection, turn.chat_id, seen_by=turn.seq, after=through)
         present = Present(
             credential=credential,
             kept_for=kept_for,
             terms=terms,
             health=health,
-            digest=store.fingerprint(connection, turn.chat_id, through=through, seen_by=turn.seq),
+            digest=history.fingerprint(connection, turn.chat_id, seen_by=turn.seq, through=through),
             news=tuple(one.message for one in news),
             now=datetime.now(UTC),
         )
         planned = plan(anchor, present)
-        return planned, news if isinstance(planned, Chained) else store.load(connection, turn)
+        if isinstance(planned, Chained):
+            return planned, news
+        return planned, history.load(connection, turn.chat_id, seen_by=turn.seq)
 
     def _obstacle(self, turn: Claimed) -> str | None:
         name, config = turn.provider, self.config(turn)

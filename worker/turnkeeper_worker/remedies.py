@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from turnkeeper.states import AttemptOutcome
-from turnkeeper_worker import store
+from turnkeeper_worker import chain_health, store
 from turnkeeper_worker.config import ProviderConfig, RetryPolicy
 from turnkeeper_worker.database import Database
 from turnkeeper_worker.decide import Decision, GiveUp, Heal, Retry, decide
@@ -112,7 +112,7 @@ class Remedies:
         rest = timedelta(seconds=config.chain_rest_seconds)
         try:
             await self.database.once(
-                store.chain_broke, broken.credential, tolerated=config.max_chain_breaks, rest=rest
+                chain_health.broke, broken.credential, tolerated=config.max_chain_breaks, rest=rest
             )
         except DBAPIError as error:
             log.warning("chain_break.uncounted", provider=broken.turn.provider, error=type(error).__name__)

@@ -11,32 +11,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 from uuid import UUID
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Row,
-    Update,
-    and_,
-    bindparam,
-    case,
-    exists,
-    false,
-    func,
-    literal,
-    select,
-    tuple_,
-    update,
-)
-from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
+from sqlalchemy import Connection, DateTime, Row, Update, and_, bindparam, case, exists, func, select, text, update
+from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from turnkeeper.errors import ChatError
 from turnkeeper.messages import Message, Parts, ToolCall
 from turnkeeper.states import WAITING_STATES, AttemptOutcome, TurnState
-from turnkeeper.tables import attempts, chain_health, chats, messages, turns
+from turnkeeper.tables import attempts, chats, messages, turns
 from turnkeeper.turns import wake_next
-from turnkeeper_worker.chain import Anchor, Credential, Health, read_anchor
+from turnkeeper_worker.chain import Anchor, Credential, read_anchor
 from turnkeeper_worker.checkpoint import Checkpoint, read_checkpoint
-from turnkeeper_worker.replay import Said
+from turnkeeper_worker.history import Place, fingerprint
 
 EARLY = timedelta(seconds=1)
 """A ring may be this early, by the clocks' difference, and is then worth waiting for."""
@@ -168,109 +153,18 @@ def _claimed(row: Row[Any], worker_id: UUID) -> Claimed:
 
 
 def _not_claimed(connection: Connection, turn_id: UUID) -> Early | NotMine:
-    is_early = and_(
-        turns.c.id == turn_id,
-        turns.c.state.in_(WAITING_STATES),
-        turns.c.available_at.between(func.now(), func.now() + EARLY),
-    )
-    wait = connection.scalar(select(turns.c.available_at - func.now()).where(is_early))
+    wait = connection.scalar(_EARLY_WAIT, {"turn": turn_id})
     return NotMine() if wait is None else Early(wait)
 
 
-# A turn that was cancelled before it ran was never said to anybody.
-_unheard = turns.alias("unheard")
-_WAS_HEARD = ~exists().where(
-    _unheard.c.id == messages.c.turn_id,
-    _unheard.c.state == TurnState.CANCELLED,
-    _unheard.c.started_at.is_(None),
+_EARLY_WAIT = select(turns.c.available_at - func.now()).where(
+    turns.c.id == bindparam("turn"),
+    turns.c.state.in_(WAITING_STATES),
+    turns.c.available_at.between(func.now(), func.now() + EARLY),
 )
-_edited, _instead = turns.alias("edited"), turns.alias("instead")
 
 
-def _is_seen_by(seq: int) -> ColumnElement[bool]:
-    """Whether a message is history for a turn with this number: what was edited since is still history for it."""
-    return ~exists().where(
-        _edited.c.id == messages.c.turn_id, _instead.c.id == _edited.c.superseded_by, _instead.c.seq <= seq
-    )
-
-
-_IN_ORDER = (messages.c.turn_seq, messages.c.position)
-_PLACE = tuple_(*_IN_ORDER)
-Place: TypeAlias = tuple[int, int]
-"""A message of a chat: its turn's number, and its position there."""
-
-
-def fingerprint(connection: Connection, chat_id: UUID, *, through: Place, seen_by: int) -> str:
-    """Take the fingerprint of the history up to *through*; it changes with any edit.
-
-    Args:
-        connection: An open transaction.
-        chat_id: The chat.
-        through: The last message that counts.
-        seen_by: The number of the turn whose history it is; a turn that was edited sees what it stood for.
-    """
-    joined = func.string_agg(messages.c.digest, aggregate_order_by(literal(" "), *_IN_ORDER))
-    past = and_(messages.c.chat_id == chat_id, tuple_(literal(through[0]), literal(through[1])) >= _PLACE)
-    found: str = connection.execute(
-        select(func.md5(func.coalesce(joined, ""))).where(past, _WAS_HEARD, _is_seen_by(seen_by))
-    ).scalar_one()
-    return found
-
-
-def load(connection: Connection, turn: Claimed, *, after: Place = (0, 0)) -> tuple[Said, ...]:
-    """Read what was said in the chat behind the message *after*, the turn's own messages included."""
-    rows = connection.execute(
-        select(messages.c.role, messages.c.parts, messages.c.provider, messages.c.credential)
-        .where(
-            messages.c.chat_id == turn.chat_id,
-            tuple_(literal(after[0]), literal(after[1])) < _PLACE,
-            messages.c.turn_seq <= turn.seq,
-            _WAS_HEARD,
-            _is_seen_by(turn.seq),
-        )
-        .order_by(*_IN_ORDER)
-    )
-    return tuple(
-        Said(Message(role=row.role, parts=Parts.validate_python(row.parts)), row.provider, row.credential)
-        for row in rows
-    )
-
-
-def chain_health_of(connection: Connection, credential: Credential) -> Health:
-    """Tell how chains have held lately."""
-    found = connection.execute(
-        select(
-            chain_health.c.breaks,
-            func.coalesce(chain_health.c.rests_until > func.now(), false()).label("is_resting"),
-        ).where(chain_health.c.credential == credential.seal)
-    ).first()
-    return Health() if found is None else Health(found.breaks, found.is_resting)
-
-
-def chain_held(connection: Connection, credential: Credential) -> None:
-    """Note that a chain held, after some that broke."""
-    connection.execute(
-        update(chain_health).where(chain_health.c.credential == credential.seal).values(breaks=0, rests_until=None)
-    )
-
-
-def chain_broke(connection: Connection, credential: Credential, *, tolerated: int, rest: timedelta) -> None:
-    """Count a broken chain; with *tolerated* of them in a row, chaining rests for this credential."""
-    breaks = chain_health.c.breaks + 1
-    until = case((breaks >= tolerated, func.now() + rest), else_=chain_health.c.rests_until)
-    connection.execute(
-        insert(chain_health)
-        .values(
-            credential=credential.seal,
-            provider=credential.provider,
-            breaks=1,
-            rests_until=func.now() + rest if tolerated == 1 else None,
-        )
-        .on_conflict_do_update(
-            index_elements=["credential"],
-            set_={"breaks": breaks, "rests_until": until, "broken_at": func.now()},
-        )
-    )
+_BEGIN = insert(attempts)
 
 
 def begin(
@@ -278,17 +172,18 @@ def begin(
 ) -> None:
     """Record that the attempt, which the claim or the heal numbered, starts now."""
     connection.execute(
-        insert(attempts).values(
-            turn_id=turn.id,
-            step=turn.step,
-            number=turn.attempt,
-            epoch=turn.epoch,
-            worker_id=turn.worker_id,
-            provider=turn.provider,
-            model=model,
-            chained=chained,
-            resumed=resumed,
-        )
+        _BEGIN,
+        {
+            "turn_id": turn.id,
+            "step": turn.step,
+            "number": turn.attempt,
+            "epoch": turn.epoch,
+            "worker_id": turn.worker_id,
+            "provider": turn.provider,
+            "model": model,
+            "chained": chained,
+            "resumed": resumed,
+        },
     )
 
 
@@ -331,10 +226,10 @@ def complete(
     connection: Connection, turn: Claimed, ended: Ended, said: Sequence[Message], origin: Origin
 ) -> Settled:
     """Running → completed, with the last step's answer.  Raises LeaseLost."""
-    _lock_chat(connection, turn)
-    _leave(connection, turn, TurnState.COMPLETED, usage=total(turn.usage, ended.usage), checkpoint=None)
-    position, _ = _store_answer(connection, turn, ended, said, origin)
-    return Settled(position, wake_next(connection, turn.chat_id))
+    stored = _store_answer(connection, turn, ended, said, origin, is_last=True)
+    # Whoever enqueued behind us did so before we locked the chat, or will find the turn ended.
+    has_followers = stored.turn_count > turn.seq
+    return Settled(stored.position, wake_next(connection, turn.chat_id) if has_followers else None)
 
 
 def complete_step(
@@ -350,11 +245,10 @@ def complete_step(
 
     Returns the turn, and the place of the first message.
     """
+    stored = _store_answer(connection, turn, ended, said, origin, runs_tools=runs_tools)
     usage = total(turn.usage, ended.usage)
-    _lock_chat(connection, turn)
-    _write(connection, turn, update(turns).values(runs_tools=runs_tools, usage=usage, checkpoint=None))
-    position, anchor = _store_answer(connection, turn, ended, said, origin)
-    return replace(turn, runs_tools=runs_tools, usage=usage, checkpoint=None, anchor=anchor), position
+    following = replace(turn, runs_tools=runs_tools, usage=usage, checkpoint=None, anchor=stored.anchor)
+    return following, stored.position
 
 
 def next_step(connection: Connection, turn: Claimed) -> Claimed:
@@ -374,14 +268,98 @@ def complete_after_tools(connection: Connection, turn: Claimed) -> UUID | None:
     return wake_next(connection, turn.chat_id)
 
 
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    position: int
+    turn_count: int
+    anchor: Anchor | None
+
+
+# One round trip for what every turn does at least once. The chat comes first, for the order of locks.
+_STORE_ANSWER = text(
+    """
+    WITH chat AS (
+        UPDATE chats SET anchor = NULL, last_error = NULL, updated_at = now()
+        WHERE id = :chat_id
+        RETURNING turn_count
+    ), turn AS (
+        UPDATE turns SET
+            state = CASE WHEN :is_last THEN 'completed' ELSE state END,
+            worker_id = CASE WHEN NOT :is_last THEN worker_id END,
+            finished_at = CASE WHEN :is_last THEN now() END,
+            runs_tools = :runs_tools,
+            usage = :total,
+            checkpoint = NULL
+        FROM chat
+        WHERE turns.id = :turn_id AND state = 'running' AND epoch = :epoch
+            AND step = :step AND attempt = :attempt AND NOT turns.runs_tools
+        RETURNING turn_count
+    ), attempt AS (
+        UPDATE attempts SET
+            outcome = :outcome,
+            response_id = :response_id,
+            usage = :usage,
+            first_event_at = :first_event_at,
+            finished_at = now()
+        FROM turn
+        WHERE turn_id = :turn_id AND step = :step AND number = :attempt AND outcome = 'running'
+    ), place AS (
+        SELECT coalesce(max(position) + 1, 0) AS first FROM messages WHERE turn_id = :turn_id
+    ), said AS (
+        INSERT INTO messages
+            (turn_id, position, chat_id, turn_seq, role, parts, provider, model, credential, response_id)
+        SELECT
+            :turn_id, place.first + number - 1, :chat_id, :seq, message->>'role', message->'parts',
+            message->>'provider', message->>'model', :credential, :response_id
+        FROM turn, place, jsonb_array_elements(:said) WITH ORDINALITY AS element (message, number)
+    )
+    SELECT turn_count, place.first AS position FROM turn, place
+    """
+).bindparams(
+    bindparam("total", type_=JSONB(none_as_null=True)),
+    bindparam("usage", type_=JSONB(none_as_null=True)),
+    bindparam("said", type_=JSONB),
+    bindparam("first_event_at", type_=DateTime(timezone=True)),
+)
+
+
 def _store_answer(
-    connection: Connection, turn: Claimed, ended: Ended, said: Sequence[Message], origin: Origin
-) -> tuple[int, Anchor | None]:
-    position = store_messages(connection, turn, said, origin)
-    _end_attempt(connection, turn, ended)
-    anchor = _anchor(connection, turn, (turn.seq, position + len(said) - 1), said, origin)
-    _update_chat(connection, turn, anchor=anchor and anchor.model_dump(mode="json"), last_error=None)
-    return position, anchor
+    connection: Connection,
+    turn: Claimed,
+    ended: Ended,
+    said: Sequence[Message],
+    origin: Origin,
+    *,
+    is_last: bool = False,
+    runs_tools: bool = False,
+) -> _Stored:
+    """Store messages, and what they mean for the turn, its attempt and its chat.  Raises LeaseLost."""
+    row = connection.execute(
+        _STORE_ANSWER,
+        {
+            "turn_id": turn.id,
+            "chat_id": turn.chat_id,
+            "seq": turn.seq,
+            "epoch": turn.epoch,
+            "step": turn.step,
+            "attempt": turn.attempt,
+            "is_last": is_last,
+            "runs_tools": runs_tools,
+            "total": total(turn.usage, ended.usage),
+            "outcome": ended.outcome,
+            "usage": ended.usage,
+            "first_event_at": ended.first_event_at,
+            "response_id": origin.response_id,
+            "credential": origin.credential.seal,
+            "said": [_row(turn, message) for message in said],
+        },
+    ).first()
+    if row is None:
+        raise LeaseLost(turn.id, turn.epoch)
+    anchor = _anchor(connection, turn, (turn.seq, row.position + len(said) - 1), said, origin)
+    if anchor is not None:
+        _update_chat(connection, turn, anchor=anchor.model_dump(mode="json"))
+    return _Stored(row.position, row.turn_count, anchor)
 
 
 def _anchor(
@@ -394,7 +372,7 @@ def _anchor(
         credential=origin.credential,
         seq=through[0],
         position=through[1],
-        digest=fingerprint(connection, turn.chat_id, through=through, seen_by=turn.seq),
+        digest=fingerprint(connection, turn.chat_id, seen_by=turn.seq, through=through),
         terms=origin.terms,
         calls=tuple(part.call_id for message in said for part in message.parts if isinstance(part, ToolCall)),
         made_at=datetime.now(UTC),
@@ -548,28 +526,23 @@ def _end_attempt(connection: Connection, turn: Claimed, ended: Ended) -> None:
     )
 
 
-def store_messages(
-    connection: Connection, turn: Claimed, said: Sequence[Message], origin: Origin | None = None
-) -> int:
+def store_messages(connection: Connection, turn: Claimed, said: Sequence[Message]) -> int:
     """Store *said* behind what the turn holds already; return the place of the first."""
     last = select(func.max(messages.c.position)).where(messages.c.turn_id == turn.id)
     highest = connection.scalar(last)
     first = 0 if highest is None else highest + 1
-    rows = [
-        {
-            "turn_id": turn.id,
-            "position": first + index,
-            "chat_id": turn.chat_id,
-            "turn_seq": turn.seq,
-            "role": message.role,
-            "parts": Parts.dump_python(message.parts, mode="json"),
-            "provider": turn.provider if message.role == "assistant" else None,
-            "model": turn.model if message.role == "assistant" else None,
-            "credential": origin.credential.seal if origin else None,
-            "response_id": origin.response_id if origin else None,
-        }
-        for index, message in enumerate(said)
-    ]
+    place = {"turn_id": turn.id, "chat_id": turn.chat_id, "turn_seq": turn.seq}
+    rows = [place | {"position": first + index} | _row(turn, message) for index, message in enumerate(said)]
     if rows:
         connection.execute(insert(messages), rows)
     return first
+
+
+def _row(turn: Claimed, message: Message) -> dict[str, Any]:
+    is_answer = message.role == "assistant"
+    return {
+        "role": message.role,
+        "parts": Parts.dump_python(message.parts, mode="json"),
+        "provider": turn.provider if is_answer else None,
+        "model": turn.model if is_answer else None,
+    }
