@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -411,3 +412,60 @@ async def test_a_provider_that_accepts_and_says_nothing_is_given_up() -> None:
 
         assert failure.signal is Signal.STARTUP_TIMEOUT
         await opened.close()
+
+
+class TestProxy:
+    """A server that writes down what it is asked for, and refuses it."""
+
+    @pytest.fixture
+    async def asked(self, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[str]]:
+        asked: list[str] = []
+
+        async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            asked.append((await reader.readuntil(b"\r\n\r\n")).decode())
+            writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            await writer.drain()
+            writer.close()
+
+        async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+            host, port = server.sockets[0].getsockname()
+            monkeypatch.setenv("HTTP_PROXY", f"http://{host}:{port}")
+            monkeypatch.setenv("http_proxy", f"http://{host}:{port}")
+            yield asked
+
+    async def status(self, **config: Any) -> int | None:
+        configured = {"openai": ProviderConfig.model_validate({"base_url": "http://provider.example/v1"} | config)}
+        provider = open_providers(configured, {})["openai"]
+        try:
+            failure, _ = await fails(provider, "Hi")
+        finally:
+            await provider.close()
+        return failure.status
+
+    async def test_a_call_takes_the_proxy_that_the_environment_names(self, asked: list[str]) -> None:
+        assert await self.status() == 403
+
+        assert [one.splitlines()[0] for one in asked] == ["POST http://provider.example/v1/responses HTTP/1.1"]
+
+    async def test_a_host_that_the_environment_excepts_is_called_directly(
+        self, asked: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("NO_PROXY", "provider.example")
+        monkeypatch.setenv("no_proxy", "provider.example")
+
+        assert await self.status() is None
+
+        assert asked == []
+
+    async def test_passwords_for_other_programs_are_not_sent(
+        self, asked: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        netrc = tmp_path / ".netrc"
+        netrc.write_text("machine provider.example login me password secret\n", encoding="utf-8")
+        netrc.chmod(0o600)
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setenv("NETRC", str(netrc))
+
+        assert await self.status(api_key_env=None) == 403
+
+        assert "authorization" not in asked[0].lower()

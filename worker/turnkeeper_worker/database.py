@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Concatenate, ParamSpec, Self, TypeVar
 
 from sqlalchemy import URL, Connection
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.util import greenlet_spawn
 
 from turnkeeper_worker.telemetry import get_logger
 
@@ -38,8 +40,7 @@ class Database:
 
     async def once(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run *work* in a transaction.  Raises what the driver raises when the database is away."""
-        async with self._engine.begin() as connection:
-            return await connection.run_sync(work, *args, **kwargs)
+        return await greenlet_spawn(partial(self._transact, work, *args, **kwargs))
 
     async def surely(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run *work* in a transaction, and wait for a database that is away.
@@ -59,6 +60,11 @@ class Database:
                 log.warning("database.busy", error=str(error), pause_s=pause)
             await asyncio.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+
+    def _transact(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        # All of it in one greenlet: with the engine's own coroutines each step has one, at a third of the cost.
+        with self._engine.sync_engine.begin() as connection:
+            return work(connection, *args, **kwargs)
 
     async def close(self) -> None:
         """Give the connections back."""

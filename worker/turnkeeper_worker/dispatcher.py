@@ -5,6 +5,7 @@ between is lost, and Flower shows a turn as running for ever. Measured with 200 
 """
 
 import threading
+from contextlib import suppress
 from typing import Any
 
 from celery.app.events import Events
@@ -27,6 +28,12 @@ class ThreadSafeDispatcher(EventDispatcher):  # type: ignore[misc]  # Celery is 
         """Send what was kept."""
         with self._one_at_a_time:
             super().flush(errors=errors, groups=groups)
+
+    def close(self) -> None:
+        """Send what was kept, and close."""
+        with suppress(Exception):
+            self.flush()
+        super().close()
 
 
 class ThreadSafeEvents(Events):  # type: ignore[misc]  # Celery is untyped

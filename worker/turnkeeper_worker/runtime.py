@@ -4,6 +4,7 @@ Celery's pool threads only wait for it. It is started and stopped by the pool.
 """
 
 import asyncio
+import gc
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
@@ -92,6 +93,8 @@ class Runtime:
         self._closing = asyncio.Event()
         try:
             async with open_engine(self._settings, self._broker) as self._engine:
+                # What is there by now stays for ever; the collector need not look through it again and again.
+                gc.freeze()
                 opened.set_result(None)
                 await self._closing.wait()
         except Exception as error:

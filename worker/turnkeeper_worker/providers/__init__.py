@@ -161,7 +161,7 @@ def _open(name: str, config: ProviderConfig, environment: Mapping[str, str]) -> 
     if key is not None and not (key.isascii() and key.isprintable()):
         return Unusable(name, Signal.MISSING_KEY, f"{config.api_key_env} holds characters that no API key has.")
     api = _api(config, key)
-    client = open_client(api.headers, http2=config.http2)
+    client = open_client(api.headers, config.base_url, http2=config.http2)
     url = endpoint(config.base_url, api.path)
     return HttpProvider(
         name=name,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias, cast
 from urllib.parse import urlencode, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import httpx
@@ -53,19 +54,30 @@ def endpoint(base_url: str, path: str, query: Iterable[tuple[str, str]] = ()) ->
     return parts._replace(path=parts.path.rstrip("/") + path, query="&".join(filter(None, queries))).geturl()
 
 
-def open_client(headers: Mapping[str, str], *, http2: bool = False) -> httpx.AsyncClient:
-    """Build a client without limits of its own: the worker's concurrency is the limit.
+def open_client(headers: Mapping[str, str], base_url: str, *, http2: bool = False) -> httpx.AsyncClient:
+    """Build a client for one server, without limits of its own: the worker's concurrency is the limit.
 
     aiohttp's parser is written in C; measured, it takes a quarter of the CPU time of httpx's own transport.
     It speaks HTTP/1.1 only.
     """
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)
+    proxy = _proxy_for(base_url)
     # The watchdogs are ours; the transport's would fire first and tell less.
     return httpx.AsyncClient(
         headers=headers,
-        transport=Http2Transport() if http2 else AiohttpTransport(client=_open_session, limits=limits),
+        transport=Http2Transport(proxy) if http2 else AiohttpTransport(client=_open_session, proxy=proxy),
         timeout=None,  # noqa: S113 - see the comment above
     )
+
+
+def _proxy_for(url: str) -> httpx.Proxy | None:
+    """Look up once which proxy the environment names for *url*; the session would do so for each call.
+
+    It would also read `~/.netrc`, and send a password from there to a provider that needs no key.
+    """
+    parts = urlsplit(url)
+    proxies = getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    return httpx.Proxy(proxy) if proxy and not proxy_bypass(parts.netloc) else None
 
 
 class Http2Transport(httpx.AsyncBaseTransport):
@@ -75,14 +87,15 @@ class Http2Transport(httpx.AsyncBaseTransport):
     and charges, and after a hundred of them the connection takes no more (https://github.com/encode/httpcore/pull/1098).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, proxy: httpx.Proxy | None = None) -> None:
         self._tls = httpx.create_ssl_context()
+        self._proxy = proxy
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send *request* over a new connection, which is closed with the response."""
         # Without TLS the two sides have no way to agree on the version.
         has_tls = request.url.scheme == "https"
-        transport = httpx.AsyncHTTPTransport(verify=self._tls, http1=has_tls, http2=True)
+        transport = httpx.AsyncHTTPTransport(verify=self._tls, http1=has_tls, http2=True, proxy=self._proxy)
         try:
             response = await transport.handle_async_request(request)
         except BaseException:
@@ -114,7 +127,7 @@ class _LastStream(httpx.AsyncByteStream):
 def _open_session() -> aiohttp.ClientSession:
     # limit=0: none. The cookie jar would carry state from one tenant's call to the next.
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60)
-    return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=True)
+    return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
 
 
 async def stream_events(
