@@ -107,7 +107,7 @@ class Turnkeeper(_Keeper):
             connection: Makes the turn part of the caller's own transaction. The workers find it within
                 seconds of the commit; `ring(turn.id)` after the commit saves these seconds.
             options: The other fields of `TurnRequest`: parts, provider, model, instructions, options, tools,
-                background, owner, idempotency_key, on_busy.
+                background, owner, priority, idempotency_key, on_busy.
 
         Raises:
             InvalidRequest, UnknownChat, ChatBusy, IdempotencyConflict: Nothing was stored.
@@ -118,7 +118,7 @@ class Turnkeeper(_Keeper):
             return turns.enqueue(connection, request, is_rung=False)
         enqueued = self._transact(turns.enqueue, request)
         self._announce_stops(enqueued)
-        return enqueued if not enqueued.is_due or self.ring(enqueued.id) else replace(enqueued, is_rung=False)
+        return enqueued if not enqueued.is_rung or self.ring(enqueued.id) else replace(enqueued, is_rung=False)
 
     def edit(
         self,
@@ -312,7 +312,7 @@ class AsyncTurnkeeper(_Keeper):
             return await connection.run_sync(turns.enqueue, request, is_rung=False)
         enqueued = await self._transact(turns.enqueue, request)
         await self._announce_stops(enqueued)
-        if not enqueued.is_due or await self.ring(enqueued.id):
+        if not enqueued.is_rung or await self.ring(enqueued.id):
             return enqueued
         return replace(enqueued, is_rung=False)
 

@@ -51,7 +51,9 @@ class TurnRequest(BaseModel):
     background: bool | None = None
     """Whether the provider goes on when a worker dies; None takes the provider's setting."""
     owner: Annotated[str, Field(max_length=200)] = ""
-    """Whose turn it is; idempotency keys are unique per owner."""
+    """Whose turn it is: owners are served in turn, and idempotency keys are unique per owner."""
+    priority: Annotated[int, Field(ge=-100, le=100)] = 0
+    """Of the turns of one owner that wait for a worker, the highest runs first."""
     idempotency_key: Name | None = None
     on_busy: OnBusy = OnBusy.QUEUE
 
@@ -97,7 +99,7 @@ class TurnRequest(BaseModel):
     def digest(self) -> str:
         """Return a fingerprint that equal requests share, whatever their idempotency key."""
         absent = {name for name in _LATER_FIELDS if getattr(self, name) is None}
-        content = self.model_dump(mode="json", exclude={"idempotency_key", "on_busy", *absent})
+        content = self.model_dump(mode="json", exclude={"idempotency_key", "on_busy", "priority", *absent})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def or_default_provider(self, provider: str | None) -> Self:

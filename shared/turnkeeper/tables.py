@@ -14,6 +14,7 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    SmallInteger,
     Table,
     Text,
     UniqueConstraint,
@@ -110,8 +111,11 @@ turns = Table(
     Column("runs_tools", Boolean, nullable=False, server_default=text("false")),
     # How many workers were lost while they ran it.
     _count("lost"),
+    # Among the turns of its owner that stand back, the highest comes first.
+    Column("priority", SmallInteger, nullable=False, server_default=text("0")),
     _at("available_at"),
-    # When the broker was last told; the rescue loop tells it again when that is long ago.
+    # When the broker was last told; the rescue loop tells it again when that is long ago. NULL in a turn that is
+    # due: it stands back, for the broker holds enough turns of its owner.
     _at("rung_at"),
     _at("cancel_requested_at"),
     Column("provider", Text, nullable=False),
@@ -146,6 +150,14 @@ turns = Table(
 Index("ix_turns_one_runs", turns.c.chat_id, unique=True, postgresql_where=text("state = 'running'"))
 Index("ix_turns_open", turns.c.chat_id, turns.c.seq, postgresql_where=text("finished_at IS NULL"))
 Index("ix_turns_due", turns.c.available_at, postgresql_where=text("available_at IS NOT NULL"))
+Index("ix_turns_waiting", turns.c.owner, turns.c.available_at, postgresql_where=text("available_at IS NOT NULL"))
+Index(
+    "ix_turns_standing_back",
+    turns.c.owner,
+    turns.c.priority.desc(),
+    turns.c.available_at,
+    postgresql_where=text("available_at IS NOT NULL AND rung_at IS NULL"),
+)
 Index("ix_turns_held", turns.c.worker_id, postgresql_where=text("state = 'running'"))
 Index(
     "ix_turns_abandoned",

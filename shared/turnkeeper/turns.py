@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import Connection, Row, and_, exists, func, or_, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, exists, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from turnkeeper.exceptions import (
@@ -28,6 +28,13 @@ from turnkeeper.requests import TurnRequest
 from turnkeeper.states import WAITING_STATES, OnBusy, TurnState
 from turnkeeper.tables import chats, messages, rejections, turns
 
+AT_BROKER = 10
+"""How many turns of an owner the broker holds at the same time.
+
+The others stand back in the database, and workers call them up as they get to those before. So a turn finds few of
+each other owner before it at the broker, whose queue knows no owners, however many they have enqueued.
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Enqueued:
@@ -41,6 +48,8 @@ class Enqueued:
     """Whether a worker may take it now; otherwise it waits behind another turn of its chat."""
     is_rung: bool = True
     """Whether the broker was told; if not, the rescue loop of the workers tells it within seconds."""
+    is_held: bool = False
+    """Whether it stands back: the broker holds enough turns of the owner, and is told when one of them runs."""
     cancelled: tuple[tuple[UUID, int], ...] = ()
     """Waiting turns that `on_busy=interrupt` or an edit ended, with their epochs."""
     interrupted: tuple[UUID, ...] = ()
@@ -87,6 +96,8 @@ def enqueue(
             return earlier
         place = _find_place(connection, request, chat)
         is_due = not _has_open_turn(connection, chat.id)
+        is_held = is_due and is_rung and not _has_room(connection, request.owner)
+        is_rung = is_due and is_rung and not is_held
         if _insert_turn(connection, request, turn_id, chat, place, is_due=is_due, is_rung=is_rung):
             _insert_input(connection, request, turn_id, chat)
             _supersede(connection, chat, place, turn_id)
@@ -95,7 +106,8 @@ def enqueue(
                 chat_id=chat.id,
                 is_new=True,
                 is_due=is_due,
-                is_rung=is_due and is_rung,
+                is_rung=is_rung,
+                is_held=is_held,
                 cancelled=place.stopped.cancelled,
                 interrupted=place.stopped.interrupted,
             )
@@ -240,6 +252,20 @@ def _has_open_turn(connection: Connection, chat_id: UUID) -> bool:
     return bool(connection.scalar(select(exists().where(is_open))))
 
 
+_at_broker = (
+    select(turns.c.id)
+    .where(turns.c.owner == bindparam("owner"), turns.c.available_at <= func.now(), turns.c.rung_at.is_not(None))
+    .limit(AT_BROKER)
+    .subquery()
+)
+_COUNT_AT_BROKER = select(func.count()).select_from(_at_broker)
+
+
+def _has_room(connection: Connection, owner: str) -> bool:
+    """Tell whether the broker may be told of another turn of *owner*."""
+    return connection.execute(_COUNT_AT_BROKER, {"owner": owner}).scalar_one() < AT_BROKER
+
+
 def _insert_turn(
     connection: Connection,
     request: TurnRequest,
@@ -255,8 +281,9 @@ def _insert_turn(
         chat_id=chat.id,
         seq=chat.turn_count,
         owner=request.owner,
+        priority=request.priority,
         available_at=func.now() if is_due else None,
-        rung_at=func.now() if is_due and is_rung else None,
+        rung_at=func.now() if is_rung else None,
         idempotency_key=request.idempotency_key,
         request_digest=request.digest(),
         **_settings(request, chat, place.edited),
@@ -393,6 +420,7 @@ def _repeat(connection: Connection, turn: Row[Any]) -> Enqueued:
             owner=turn.owner,
             available_at=func.now(),
             rung_at=func.now(),
+            priority=turn.priority,
             provider=turn.provider,
             model=turn.model,
             options=turn.options,

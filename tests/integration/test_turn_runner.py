@@ -78,6 +78,7 @@ async def run_once(url: URL, redis_url: str, worker: "UUID", turn_id: "UUID", be
         keys={},
         toolbox=Toolbox(),
         settings=Settings(),
+        call_up=lambda: None,
         rng=random.Random(1),
     )
     try:

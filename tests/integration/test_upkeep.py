@@ -3,7 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -405,8 +405,8 @@ class TestGiveBack:
 
 
 class TestTakeDue:
-    def unheard(self, stage: "Stage") -> UUID:
-        return stage.do(turns.enqueue, TurnRequest(text="Hello", provider="openai"), is_rung=False).id
+    def unheard(self, stage: "Stage", **fields: Any) -> UUID:
+        return stage.do(turns.enqueue, TurnRequest(text="Hello", provider="openai", **fields), is_rung=False).id
 
     def test_a_due_turn_that_nobody_rang_for_is_taken_up_once(self, stage: "Stage") -> None:
         turn_id = self.unheard(stage)
@@ -422,7 +422,9 @@ class TestTakeDue:
         assert {one.id for one in stage.do(upkeep.take_due, forgotten_after=timedelta(0))} == {lately, long_ago}
 
     def test_a_turn_that_a_worker_was_told_of_already_is_not_forgotten(self, stage: "Stage") -> None:
-        told, forgotten = self.unheard(stage), self.unheard(stage)
+        told, forgotten = stage.enqueue().id, stage.enqueue().id
+        for turn_id in (told, forgotten):
+            stage.set(turn_id, rung_at=func.now() - timedelta(seconds=61))
 
         assert stage.do(upkeep.take_due, forgotten_after=A_MINUTE, besides=[told]) == [Due(forgotten, 0)]
         assert stage.do(upkeep.take_due, forgotten_after=A_MINUTE) == [Due(told, 0)]
@@ -458,7 +460,7 @@ class TestTakeDue:
         assert stage.do(upkeep.take_due, forgotten_after=timedelta(0)) == []
 
     def test_rescuers_at_the_same_moment_share(self, stage: "Stage", threads: ThreadPoolExecutor) -> None:
-        due = {self.unheard(stage) for _ in range(12)}
+        due = {self.unheard(stage, owner=f"owner {number}") for number in range(12)}
         take = partial(stage.do, upkeep.take_due, forgotten_after=A_MINUTE, limit=5)
 
         shares = list(threads.map(lambda _: take(), range(6)))

@@ -19,7 +19,7 @@ import turnkeeper_migrations
 from turnkeeper import turns
 from turnkeeper.database import explaining_database_errors
 from turnkeeper.events import TurnCancelled
-from turnkeeper.exceptions import DatabaseUnavailable
+from turnkeeper.exceptions import BrokerUnavailable, DatabaseUnavailable
 from turnkeeper.keys import CANCEL_CHANNEL
 from turnkeeper.requests import TurnRequest
 from turnkeeper.turns import Cancelled, Enqueued
@@ -35,6 +35,7 @@ from turnkeeper_worker.telemetry import get_logger
 from turnkeeper_worker.tools import Toolbox, load_toolbox
 from turnkeeper_worker.turn import TurnRunner
 from turnkeeper_worker.upkeep import Due, Held, Identity
+from turnkeeper_worker.usher import Usher
 
 log = get_logger(__name__)
 
@@ -67,13 +68,14 @@ class Engine:
     leases: Leases
     runner: TurnRunner
     rescuer: Rescuer
+    usher: Usher
     is_draining: bool = False
 
     def loops(self) -> tuple[Callable[[], Awaitable[None]], ...]:
         """Return what goes on for as long as the worker lives."""
         rescuer = self.rescuer
         rescues = rescuer.run, rescuer.run_call_offs, rescuer.run_housekeeping
-        return self.live.run, self.leases.run, *rescues, self.hear_cancels
+        return self.live.run, self.leases.run, self.usher.run, *rescues, self.hear_cancels
 
     async def run(self, turn_id: UUID) -> Outcome:
         """Run one delivery of a turn."""
@@ -196,10 +198,17 @@ def _assemble(
         may_speak=leases.are_sure,
     )
 
+    async def ring(due: list[Due]) -> None:
+        try:
+            await asyncio.to_thread(broker.ring, due)
+        except BrokerUnavailable:
+            await upkeep_database.once(upkeep.forget_rings, [one.id for one in due])
+            raise
+
     rescuer = Rescuer(
         database=upkeep_database,
         live=live,
-        ring=lambda due: asyncio.to_thread(broker.ring, due),
+        ring=ring,
         queue_length=lambda: asyncio.to_thread(broker.queue_length),
         holds=leases.turn_ids,
         may_judge=leases.may_judge,
@@ -212,6 +221,7 @@ def _assemble(
         rng=rng,
     )
 
+    usher = Usher(upkeep_database, ring)
     runner = TurnRunner.build(
         worker_id=me.id,
         database=database,
@@ -221,9 +231,12 @@ def _assemble(
         keys={name: config.credential(os.environ) for name, config in configs.items()},
         toolbox=toolbox,
         settings=settings,
+        call_up=usher.ask,
         rng=rng,
     )
-    return Engine(database=database, redis=redis, live=live, leases=leases, runner=runner, rescuer=rescuer)
+    return Engine(
+        database=database, redis=redis, live=live, leases=leases, runner=runner, rescuer=rescuer, usher=usher
+    )
 
 
 async def _keep_going(loop: Callable[[], Awaitable[None]]) -> None:

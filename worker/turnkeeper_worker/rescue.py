@@ -23,7 +23,7 @@ from turnkeeper_worker.database import Database
 from turnkeeper_worker.live import Live
 from turnkeeper_worker.providers import Provider
 from turnkeeper_worker.telemetry import get_logger
-from turnkeeper_worker.upkeep import Abandoned, Due, Orphan
+from turnkeeper_worker.upkeep import Abandoned, Due, Orphan, Ring
 
 log = get_logger(__name__)
 
@@ -39,8 +39,6 @@ ENOUGH_MESSAGES = 500
 ABANDONED_FOR = timedelta(hours=1)
 """A response that could not be called off for so long has ended by itself."""
 
-Ring = Callable[[list[Due]], Awaitable[None]]
-"""Tells the broker about due turns.  Raises BrokerUnavailable."""
 QueueLength = Callable[[], Awaitable[int]]
 """Tells how many messages the broker holds for us.  Raises where it cannot be asked."""
 
@@ -119,11 +117,7 @@ class Rescuer:
         )
         if due:
             log.info("rescue.rings", turns=len(due))
-            try:
-                await self.ring(due)
-            except Exception:
-                await self.database.once(upkeep.forget_rings, [one.id for one in due])
-                raise
+            await self.ring(due)
 
     async def wake_stuck(self) -> None:
         """Ring for turns that wait behind nothing."""

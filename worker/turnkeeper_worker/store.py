@@ -71,6 +71,8 @@ class Claimed:
     elapsed: timedelta
     """Since the turn ran first, by the database's clock."""
     is_cancelled: bool
+    others_stand_back: bool
+    """Turns of the same owner wait for their place at the broker; one of them may have it now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,10 @@ def claim(connection: Connection, turn_id: UUID, worker_id: UUID) -> Claim:
     return _not_claimed(connection, turn_id) if row is None else _claimed(row, worker_id)
 
 
-_earlier = turns.alias("earlier")
+_earlier, _standing = turns.alias("earlier"), turns.alias("standing")
+_OTHERS_STAND_BACK = exists().where(
+    _standing.c.owner == turns.c.owner, _standing.c.available_at <= func.now(), _standing.c.rung_at.is_(None)
+)
 _CLAIM = (
     update(turns)
     .where(
@@ -121,6 +126,7 @@ _CLAIM = (
         chats.c.instructions,
         chats.c.anchor,
         (func.now() - func.coalesce(turns.c.started_at, func.now())).label("elapsed"),
+        _OTHERS_STAND_BACK.label("others_stand_back"),
     )
 )
 
@@ -149,6 +155,7 @@ def _claimed(row: Row[Any], worker_id: UUID) -> Claimed:
         usage=row.usage,
         elapsed=row.elapsed,
         is_cancelled=row.cancel_requested_at is not None,
+        others_stand_back=row.others_stand_back,
     )
 
 

@@ -86,7 +86,7 @@ def submit_turn(self: Task, request: Any) -> str:
         app.runtime.reject(turn_id, str(error)).result()
         log.warning("turn.rejected", turn_id=str(turn_id), reason=str(error))
         raise
-    if enqueued.is_due:
+    if enqueued.is_rung:
         _ring(enqueued.id)
     return f"turn {enqueued.id}"
 

@@ -13,7 +13,7 @@ Every arrow that writes is one transaction; none is open while the provider spea
 import asyncio
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Self, TypeAlias, assert_never
@@ -54,6 +54,8 @@ class TurnRunner:
     model: ModelRunner
     tools: ToolRunner
     remedies: Remedies
+    call_up: Callable[[], None]
+    """Says that a turn of an owner was begun, of whom others stand back."""
 
     @classmethod
     def build(
@@ -67,6 +69,7 @@ class TurnRunner:
         keys: Mapping[str, str],
         toolbox: Toolbox,
         settings: Settings,
+        call_up: Callable[[], None],
         rng: random.Random,
     ) -> Self:
         """Put a runner together from what its worker has."""
@@ -93,6 +96,7 @@ class TurnRunner:
                 broker_horizon=timedelta(seconds=settings.broker_horizon_seconds),
                 rng=rng,
             ),
+            call_up=call_up,
         )
 
     async def run(self, lease: Lease) -> Outcome:
@@ -103,6 +107,8 @@ class TurnRunner:
             if work is None:
                 return Dropped("not due, not first in its chat, or held by another worker")
             lease.claimed(work.turn.epoch)
+            if work.turn.others_stand_back:
+                self.call_up()
             if work.turn.is_cancelled:
                 lease.stop(Stop.CANCELLED)
             return await self._go(work, lease, began)

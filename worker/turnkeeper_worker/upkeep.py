@@ -1,6 +1,6 @@
 """What workers write about themselves, and about the turns that nobody looks after."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -20,6 +20,7 @@ from sqlalchemy import (
     literal,
     or_,
     select,
+    text,
     tuple_,
     union_all,
     update,
@@ -29,7 +30,7 @@ from sqlalchemy.dialects.postgresql import JSONB, insert
 from turnkeeper.errors import ChatError, ErrorKind, Situation, read_stored, terminal_copy
 from turnkeeper.states import AttemptOutcome, TurnState
 from turnkeeper.tables import attempts, chats, erased_turns, rejections, tool_runs, turns, workers
-from turnkeeper.turns import wake_next
+from turnkeeper.turns import AT_BROKER, wake_next
 from turnkeeper_worker import ledger
 from turnkeeper_worker.checkpoint import Checkpoint, read_checkpoint
 from turnkeeper_worker.store import total
@@ -186,28 +187,87 @@ class Due:
     attempts: int
 
 
+Ring = Callable[[list[Due]], Awaitable[None]]
+"""Tells the broker about due turns.  Raises BrokerUnavailable."""
+
+
 def take_due(
     connection: Connection, *, forgotten_after: timedelta, besides: Sequence[UUID] = (), limit: int = BATCH
 ) -> list[Due]:
-    """Take up the turns that are due and of which the broker does not know, or knew too long ago.
+    """Take up the turns that are due and of which the broker should know: those it forgot, and those in turn.
 
     Args:
         connection: An open transaction.
         forgotten_after: How long ago a ring must be to count as lost.
         besides: Turns that are not forgotten, whatever the broker knows.
-        limit: How many to take.
+        limit: How many to take of each.
     """
-    is_unheard = or_(turns.c.rung_at.is_(None), turns.c.rung_at < func.now() - forgotten_after)
-    due = (
+    forgotten = (
         select(turns.c.id)
-        .where(turns.c.available_at <= func.now(), is_unheard, turns.c.id.not_in(besides))
+        .where(
+            turns.c.available_at <= func.now(),
+            turns.c.rung_at < func.now() - forgotten_after,
+            turns.c.id.not_in(besides),
+        )
         .order_by(turns.c.available_at)
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
     rows = connection.execute(
-        update(turns).where(turns.c.id.in_(due)).values(rung_at=func.now()).returning(turns.c.id, turns.c.attempt)
+        update(turns)
+        .where(turns.c.id.in_(forgotten))
+        .values(rung_at=func.now())
+        .returning(turns.c.id, turns.c.attempt)
     )
+    return [*(Due(row.id, row.attempt) for row in rows), *call_up(connection, limit=limit)]
+
+
+# Owner after owner is found by a jump in the index, not by looking at all that stands back.
+_CALL_UP = text(
+    """
+    WITH RECURSIVE owners (owner) AS (
+        (
+            SELECT owner FROM turns WHERE available_at IS NOT NULL AND rung_at IS NULL
+            ORDER BY owner LIMIT 1
+        )
+        UNION ALL
+        SELECT (
+            SELECT turns.owner FROM turns
+            WHERE available_at IS NOT NULL AND rung_at IS NULL AND turns.owner > owners.owner
+            ORDER BY turns.owner LIMIT 1
+        )
+        FROM owners WHERE owners.owner IS NOT NULL
+    ), room AS (
+        SELECT owner, :at_broker - (
+            SELECT count(*) FROM (
+                SELECT FROM turns
+                WHERE turns.owner = owners.owner AND available_at <= now() AND rung_at IS NOT NULL
+                LIMIT :at_broker
+            ) AS at_broker
+        ) AS places
+        FROM owners WHERE owner IS NOT NULL
+    ), called AS (
+        SELECT next.id, row_number() OVER (PARTITION BY owner) AS round
+        FROM room, LATERAL (
+            SELECT id FROM turns
+            WHERE turns.owner = room.owner AND available_at <= now() AND rung_at IS NULL
+            ORDER BY priority DESC, available_at
+            LIMIT places
+            FOR UPDATE SKIP LOCKED
+        ) AS next
+        ORDER BY round LIMIT :most
+    ), rung AS (
+        UPDATE turns SET rung_at = now() FROM called WHERE turns.id = called.id
+        RETURNING turns.id, turns.attempt, called.round
+    )
+    SELECT id, attempt FROM rung ORDER BY round
+    """
+).columns(turns.c.id, turns.c.attempt)
+
+
+def call_up(connection: Connection, *, limit: int = BATCH) -> list[Due]:
+    """Call up turns that stand back: as many of each owner as the broker may hold, one owner after the other."""
+    rows = connection.execute(_CALL_UP, {"at_broker": AT_BROKER, "most": limit})
     return [Due(row.id, row.attempt) for row in rows]
 
 

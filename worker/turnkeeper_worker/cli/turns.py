@@ -43,6 +43,8 @@ def enqueue(
     background: Annotated[
         bool | None, typer.Option(help="Whether the provider goes on when a worker dies.", show_default=False)
     ] = None,
+    owner: Annotated[str | None, typer.Option(help="Whose turn it is; owners are served in turn.")] = None,
+    priority: Annotated[int, typer.Option(help="Of an owner's waiting turns, the highest runs first.")] = 0,
     idempotency_key: Annotated[str | None, typer.Option(help="The same key is the same turn.")] = None,
     on_busy: Annotated[
         OnBusy, typer.Option(help="What to do when the chat has an unfinished turn.")
@@ -61,6 +63,8 @@ def enqueue(
             instructions=instructions,
             tools=tuple(tool) if tool else None,
             background=background,
+            owner=owner,
+            priority=priority,
             idempotency_key=idempotency_key,
             on_busy=on_busy,
         )
@@ -160,7 +164,7 @@ def _tell(settings: Settings, enqueued: Enqueued, *, as_json: bool) -> None:
     """Print the ids of a new turn.  Raises BrokerUnavailable where nobody could be told of it."""
     ids = {"turn_id": str(enqueued.id), "chat_id": str(enqueued.chat_id), "is_new": enqueued.is_new}
     typer.echo(json.dumps(ids) if as_json else str(enqueued.id))
-    if enqueued.is_due and not enqueued.is_rung:
+    if enqueued.is_due and not (enqueued.is_rung or enqueued.is_held):
         raise BrokerUnavailable(
             address_of(settings.broker),
             f"turn {enqueued.id} is stored and runs when the broker is back, so do not enqueue it again",
