@@ -23,4 +23,6 @@ def format_task(task: Any) -> Any:
     if task.name != _RUN_TURN:
         task.args = ""
     task.kwargs = ""
+    # The list has no column for what a task failed of.
+    task.result = task.result or task.exception
     return task

@@ -95,7 +95,7 @@ class TestClaim:
     def test_a_turn_that_does_not_wait_is_not_ours(self, stage: "Stage", state: TurnState) -> None:
         turn_id = stage.turn(state)
 
-        assert stage.do(store.claim, turn_id, stage.worker()) == NotMine()
+        assert stage.do(store.claim, turn_id, stage.worker()) == NotMine(state)
 
     def test_a_turn_that_does_not_exist_is_not_ours(self, stage: "Stage") -> None:
         assert stage.do(store.claim, uuid4(), stage.worker()) == NotMine()
@@ -103,7 +103,7 @@ class TestClaim:
     def test_a_turn_in_its_countdown_is_not_ours_yet(self, stage: "Stage") -> None:
         turn_id = stage.turn(TurnState.RETRYING)
 
-        assert stage.do(store.claim, turn_id, stage.worker()) == NotMine()
+        assert stage.do(store.claim, turn_id, stage.worker()) == NotMine(TurnState.RETRYING)
 
     def test_a_ring_that_is_a_moment_early_waits_that_moment(self, stage: "Stage") -> None:
         running = stage.claim(stage.enqueue().id)
@@ -119,7 +119,7 @@ class TestClaim:
         second = stage.enqueue(chat_id=first.chat_id)
         stage.set(second.id, available_at=stage.row(first.id)["available_at"])
 
-        assert stage.do(store.claim, second.id, stage.worker()) == NotMine()
+        assert stage.do(store.claim, second.id, stage.worker()) == NotMine(TurnState.QUEUED)
 
     def test_the_next_claim_is_the_next_attempt_of_the_same_life(self, stage: "Stage") -> None:
         first = stage.claim(stage.enqueue().id)

@@ -79,6 +79,7 @@ async def run_once(url: URL, redis_url: str, worker: "UUID", turn_id: "UUID", be
         toolbox=Toolbox(),
         settings=Settings(),
         call_up=lambda: None,
+        show=lambda _turn_id, _label: None,
         rng=random.Random(1),
     )
     try:

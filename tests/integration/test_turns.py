@@ -243,7 +243,7 @@ class TestCancel:
     def test_a_cancelled_turn_is_never_claimed(self, stage: "Stage") -> None:
         turn_id = stage.turn(TurnState.CANCELLED)
 
-        assert stage.do(claim, turn_id, stage.worker()) == NotMine()
+        assert stage.do(claim, turn_id, stage.worker()) == NotMine(TurnState.CANCELLED)
 
     def test_a_claim_that_was_under_way_is_fenced_off(self, stage: "Stage") -> None:
         turn_id = stage.turn(TurnState.RETRYING)

@@ -135,7 +135,7 @@ class TestRescue:
 
         assert (ended.state, ended.woken) == ("cancelled", behind.id)
         assert stage.state(turn_id) == "cancelled"
-        assert stage.do(claim, turn_id, stage.worker()) == NotMine()
+        assert stage.do(claim, turn_id, stage.worker()) == NotMine(TurnState.CANCELLED)
 
     def test_a_rescue_keeps_the_order_of_the_chat(self, stage: "Stage") -> None:
         turn_id = orphan(stage)
@@ -143,7 +143,7 @@ class TestRescue:
 
         stage.do(upkeep.rescue, TTL)
 
-        assert stage.do(claim, behind.id, stage.worker()) == NotMine()
+        assert stage.do(claim, behind.id, stage.worker()) == NotMine(TurnState.QUEUED)
 
     @pytest.mark.parametrize("state", sorted({*TurnState} - {TurnState.RUNNING}))
     def test_what_does_not_run_is_left_alone(self, stage: "Stage", state: TurnState) -> None:

@@ -34,9 +34,21 @@ def test_every_column_exists() -> None:
     ],
 )
 def test_arguments_are_shown_only_where_they_are_a_label(name: str | None, shown: str) -> None:
-    task = SimpleNamespace(name=name, args="turn 7f3", kwargs="{'text': 'secret'}")
+    task = SimpleNamespace(name=name, args="turn 7f3", kwargs="{'text': 'secret'}", result=None, exception=None)
 
     formatted = flowerconfig.format_task(task)
 
     assert isinstance(flowerconfig.format_task, FunctionType)
     assert (formatted.args, formatted.kwargs) == (shown, "")
+
+
+@pytest.mark.parametrize(
+    ("result", "exception", "shown"),
+    [("in=3 out=4", None, "in=3 out=4"), (None, "auth: No.", "auth: No."), (None, None, None)],
+)
+def test_what_a_task_failed_of_stands_where_its_result_would(
+    result: str | None, exception: str | None, shown: str | None
+) -> None:
+    task = SimpleNamespace(name="turnkeeper.run_turn", args="", kwargs="", result=result, exception=exception)
+
+    assert flowerconfig.format_task(task).result == shown

@@ -27,6 +27,8 @@ class WorkerApp(Celery):  # type: ignore[misc]  # Celery is untyped
 
     events_cls = "turnkeeper_worker.dispatcher:ThreadSafeEvents"
     is_shutting_down = False
+    consumer: Any = None
+    """Celery's consumer, which tells Flower of tasks."""
 
     @cached_property
     def backend(self) -> DisabledBackend:
@@ -48,7 +50,8 @@ class WorkerApp(Celery):  # type: ignore[misc]  # Celery is untyped
     @cached_property
     def runtime(self) -> Runtime:
         """The engine of this process; the pool starts and stops it."""
-        return Runtime(self.settings, Broker(ring=partial(_ring_all, self.bell), queue_length=self._queue_length))
+        broker = Broker(ring=partial(_ring_all, self.bell), queue_length=self._queue_length, show=self._show)
+        return Runtime(self.settings, broker)
 
     @cached_property
     def waiting(self) -> dict[int, UUID]:
@@ -71,6 +74,10 @@ class WorkerApp(Celery):  # type: ignore[misc]  # Celery is untyped
             return self.runtime.run(turn_id).result()
         finally:
             del self.waiting[thread]
+
+    def _show(self, turn_id: UUID, label: str) -> None:
+        if self.consumer is not None:
+            self.consumer.show(turn_id, label)
 
     def _queue_length(self) -> int:
         with self.connection_or_acquire() as connection:

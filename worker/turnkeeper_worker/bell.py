@@ -37,6 +37,7 @@ class Countdown:
     """By the monotonic clock."""
     turn_id: UUID = field(compare=False)
     attempts: int = field(compare=False)
+    label: str = field(compare=False)
 
 
 class Bell:
@@ -57,15 +58,15 @@ class Bell:
         self._publishing = threading.BoundedSemaphore(PUBLISHERS)
         self._resting_until = time.monotonic()
 
-    def ring(self, turn_id: UUID, *, countdown: timedelta = AT_ONCE, attempts: int = 0) -> None:
+    def ring(self, turn_id: UUID, *, countdown: timedelta = AT_ONCE, attempts: int = 0, label: str = "") -> None:
         """Tell the workers that a turn is due, or see to it that they are told when *countdown* ends.
 
         Raises BrokerUnavailable.
         """
         if countdown <= AT_ONCE or self._may_give(countdown):
-            self._publish(turn_id, countdown, attempts)
+            self._publish(turn_id, countdown, attempts, label)
         else:
-            self._keep(Countdown(time.monotonic() + countdown.total_seconds(), turn_id, attempts))
+            self._keep(Countdown(time.monotonic() + countdown.total_seconds(), turn_id, attempts, label))
 
     def _may_give(self, countdown: timedelta) -> bool:
         """Count a countdown as the broker's, if it may hold one more."""
@@ -90,7 +91,7 @@ class Bell:
         while True:
             ended = self._next()
             try:
-                self._publish(ended.turn_id, AT_ONCE, ended.attempts)
+                self._publish(ended.turn_id, AT_ONCE, ended.attempts, ended.label)
             except BrokerUnavailable:
                 # It was logged, and the rescue loop rings again.
                 continue
@@ -104,12 +105,12 @@ class Bell:
                     return heapq.heappop(self._kept)
                 self._changed.wait(remaining)
 
-    def _publish(self, turn_id: UUID, countdown: timedelta, attempts: int) -> None:
+    def _publish(self, turn_id: UUID, countdown: timedelta, attempts: int, label: str) -> None:
         with self._publishing:
             if time.monotonic() < self._resting_until:
                 raise BrokerUnavailable(address_of(self._app.conf.broker_url), "it did not answer a moment ago")
             try:
-                ring(self._app, turn_id, countdown=countdown, attempts=attempts)
+                ring(self._app, turn_id, countdown=countdown, attempts=attempts, label=label)
             except BrokerUnavailable as error:
                 self._resting_until = time.monotonic() + REST_SECONDS
                 log.warning("ring.failed", turn_id=str(turn_id), error=str(error), rest_s=REST_SECONDS)

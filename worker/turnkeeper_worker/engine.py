@@ -28,6 +28,7 @@ from turnkeeper_worker.config import ProviderConfig, Settings
 from turnkeeper_worker.database import Database
 from turnkeeper_worker.leases import Leases, Stop
 from turnkeeper_worker.live import Live
+from turnkeeper_worker.model_step import Show
 from turnkeeper_worker.outcomes import Dropped, HandedBack, Outcome
 from turnkeeper_worker.providers import Provider, open_providers
 from turnkeeper_worker.rescue import Rescuer
@@ -52,10 +53,14 @@ CANCEL_AGAIN_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Broker:
-    """What the engine needs of Celery; the functions block, so they are called in threads."""
+    """What the engine needs of Celery."""
 
     ring: Callable[[list[Due]], None]
+    """Tells of due turns; blocks, so it is called in a thread."""
     queue_length: Callable[[], int]
+    """Counts the messages; blocks as well."""
+    show: Show
+    """Shows in Flower what a turn is at; returns at once."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -232,6 +237,7 @@ def _assemble(
         toolbox=toolbox,
         settings=settings,
         call_up=usher.ask,
+        show=broker.show,
         rng=rng,
     )
     return Engine(

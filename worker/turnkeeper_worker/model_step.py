@@ -4,11 +4,12 @@ What follows the answer is decided by `steps`; what follows a failure, by whoeve
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from typing import TypeAlias, assert_never
+from uuid import UUID
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
@@ -37,6 +38,9 @@ log = get_logger(__name__)
 Next: TypeAlias = Attempt | ToolStep | Outcome
 """What a step leads to: another one, its own tools, or the end of the delivery."""
 
+Show = Callable[[UUID, str], None]
+"""Shows operators what a turn is at, in one line; returns at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class Broken:
@@ -57,6 +61,7 @@ class ModelRunner:
     toolbox: Toolbox
     checkpoint_every: timedelta
     max_steps: int
+    show: Show
 
     async def run(self, attempt: Attempt, lease: Lease) -> Next | Broken:
         """Make the attempt; return what is to be done next, or how the delivery ended.  Raises LeaseLost."""
@@ -79,6 +84,7 @@ class ModelRunner:
 
     async def _call(self, attempt: Attempt, speaker: Speaker, lease: Lease) -> Result:
         speaker.say_started(attempt.call)
+        self.show(attempt.turn.id, f"{attempt.label}, chat {attempt.turn.chat_id}")
         if attempt.call.running is not None and attempt.turn.checkpoint is not None:
             speaker.say_again(attempt.turn.checkpoint.pieces)
         lease.listen()
@@ -237,7 +243,4 @@ def _broken_off(outcome: AttemptOutcome, speaker: Speaker) -> Ended:
 def _summary(attempt: Attempt, usage: Mapping[str, int] | None) -> str:
     """Return what Flower shows as the result: one line, no words of the chat."""
     spent = usage or {}
-    tokens = f"in={spent.get('input_tokens', '?')} out={spent.get('output_tokens', '?')}"
-    chained = "chained" if attempt.call.is_chained else "full history"
-    turn = attempt.turn
-    return f"{turn.provider} {attempt.call.model} step={turn.step} attempt={turn.attempt} {chained} {tokens}"
+    return f"{attempt.label}, in={spent.get('input_tokens', '?')} out={spent.get('output_tokens', '?')}"

@@ -23,6 +23,9 @@ class Retrying:
     delay: timedelta
     attempt: int
     line: str
+    """What it failed of, and when it goes on."""
+    label: str
+    """The same, with what was tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,8 @@ class Dropped:
     """Nothing was done: the turn was not ours to run, or no longer."""
 
     why: str
+    is_cancelled: bool = False
+    """It had been cancelled before we came to it."""
 
 
 Outcome: TypeAlias = Completed | Retrying | GaveUp | Cancelled | HandedBack | Dropped

@@ -38,6 +38,13 @@ class Attempt:
     obstacle: str | None = None
     """Why the call cannot be made at all, and what to do about it."""
 
+    @property
+    def label(self) -> str:
+        """What operators see of it: one line, no words of the chat."""
+        turn = self.turn
+        chained = "chained" if self.call.is_chained else "full history"
+        return f"{turn.provider} {self.call.model}, step {turn.step}, attempt {turn.attempt}, {chained}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planner:

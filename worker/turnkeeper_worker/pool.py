@@ -106,12 +106,23 @@ class TurnConsumer(Consumer):  # type: ignore[misc]  # Celery is untyped
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.app.consumer = self
         if not holds_countdowns(self.app.settings.broker):
             # Only for Redis can Celery fetch no more than it has slots for. Elsewhere a worker asks for the next
             # message when it has begun with the last one, and holds one at most that idle workers could do.
             self.initial_prefetch_count = 1
 
         self._will_flush = False
+
+    def show(self, turn_id: UUID, label: str) -> None:
+        """Let Flower show *label* in place of a turn's arguments; returns at once, from any thread."""
+        if self.hub is not None:
+            self.hub.call_soon(self._send_label, str(turn_id), label)
+
+    def _send_label(self, turn_id: str, label: str) -> None:
+        if self.event_dispatcher is not None and self.event_dispatcher.enabled:
+            # To Flower it is still the same start, now with more to say.
+            self.event_dispatcher.send("task-started", uuid=turn_id, args=label)
 
     def _flush_events(self) -> None:
         """Collect events for Flower for a moment; to publish each by itself costs a tenth of a turn."""

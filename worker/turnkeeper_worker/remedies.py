@@ -62,7 +62,7 @@ class Remedies:
         _log_failure(turn, classified, decision)
         match decision:
             case Retry(delay=delay):
-                return await self._retry(turn, replace(ended, delay=delay), delay, speaker, failed)
+                return await self._retry(turn, replace(ended, delay=delay), delay, speaker, failed, attempt)
             case Heal():
                 return await self._heal(turn, replace(ended, outcome=AttemptOutcome.HEALED), speaker, attempt)
             case GiveUp(error=error, reason=reason):
@@ -86,13 +86,21 @@ class Remedies:
         )
 
     async def _retry(
-        self, turn: Claimed, ended: Ended, delay: timedelta, speaker: Speaker, failed: Failed
+        self,
+        turn: Claimed,
+        ended: Ended,
+        delay: timedelta,
+        speaker: Speaker,
+        failed: Failed,
+        attempt: Attempt | None,
     ) -> Retrying:
         is_rung = delay <= self.broker_horizon
         retrying_at = await self.database.surely(store.retry, turn, ended, is_rung=is_rung, goes_on=failed.goes_on)
         speaker.say_retry("retry", error=ended.error, retrying_at=retrying_at, delay=delay)
         kind = ended.error.kind if ended.error else "failure"
-        return Retrying(delay, turn.attempt, f"{kind}, next attempt in {delay.total_seconds():.1f} s")
+        why = f"{kind}, next attempt in {delay.total_seconds():.1f} s"
+        tried = f"{attempt.label}, " if attempt else ""
+        return Retrying(delay, turn.attempt, line=why, label=f"{why}: {tried}chat {turn.chat_id}")
 
     async def _heal(self, turn: Claimed, ended: Ended, speaker: Speaker, broken: Attempt | None) -> Attempt:
         healed = await self.database.surely(self._store_heal, turn, ended)

@@ -86,6 +86,9 @@ class Early:
 class NotMine:
     """The turn is not due, not at the head of its chat, or somebody else's: drop the message."""
 
+    state: TurnState | None = None
+    """Where the turn is; None where there is no such turn."""
+
 
 Claim: TypeAlias = Claimed | Early | NotMine
 
@@ -160,15 +163,19 @@ def _claimed(row: Row[Any], worker_id: UUID) -> Claimed:
 
 
 def _not_claimed(connection: Connection, turn_id: UUID) -> Early | NotMine:
-    wait = connection.scalar(_EARLY_WAIT, {"turn": turn_id})
-    return NotMine() if wait is None else Early(wait)
+    found = connection.execute(_WHERE_IT_IS, {"turn": turn_id}).first()
+    if found is None:
+        return NotMine()
+    return Early(found.wait) if found.is_early else NotMine(TurnState(found.state))
 
 
-_EARLY_WAIT = select(turns.c.available_at - func.now()).where(
-    turns.c.id == bindparam("turn"),
-    turns.c.state.in_(WAITING_STATES),
-    turns.c.available_at.between(func.now(), func.now() + EARLY),
-)
+_WHERE_IT_IS = select(
+    turns.c.state,
+    (turns.c.available_at - func.now()).label("wait"),
+    and_(turns.c.state.in_(WAITING_STATES), turns.c.available_at.between(func.now(), func.now() + EARLY)).label(
+        "is_early"
+    ),
+).where(turns.c.id == bindparam("turn"))
 
 
 _BEGIN = insert(attempts)

@@ -38,6 +38,9 @@ class TurnFailed(Exception):
     def __str__(self) -> str:
         return f"{self.kind}: {self.message}"
 
+    # What Flower shows.
+    __repr__ = __str__
+
 
 @app.task(name=RUN_TURN, bind=True, throws=(TurnFailed,))  # type: ignore[untyped-decorator]  # Celery is untyped
 def run_turn(self: Task, turn_id: str) -> str:
@@ -54,13 +57,19 @@ def run_turn(self: Task, turn_id: str) -> str:
             raise _failed(error)
         case Cancelled(woken=woken):
             _ring_woken(woken)
-            # Flower learns of a revocation by this event alone.
-            self.send_event("task-revoked", terminated=True, signum=None, expired=False)
-            raise Ignore
+            raise _revoked(self)
+        case Dropped(is_cancelled=True):
+            raise _revoked(self)
         case Dropped():
             raise Ignore
         case other:
             assert_never(other)
+
+
+def _revoked(task: Task) -> Ignore:
+    # Flower learns of a revocation by this event alone.
+    task.send_event("task-revoked", terminated=True, signum=None, expired=False)
+    return Ignore()
 
 
 class PrivateRequest(Request):  # type: ignore[misc]  # Celery is untyped
@@ -99,10 +108,10 @@ def _turn_id(task_id: str) -> UUID:
         return uuid5(NAMESPACE_URL, f"turnkeeper:{task_id}")
 
 
-def _ring(turn_id: UUID, delay: timedelta = timedelta(0), *, attempts: int = 0) -> None:
+def _ring(turn_id: UUID, delay: timedelta = timedelta(0), *, attempts: int = 0, label: str = "") -> None:
     # It was logged, and the rescue loop rings again.
     with suppress(BrokerUnavailable):
-        app.bell.ring(turn_id, countdown=delay, attempts=attempts)
+        app.bell.ring(turn_id, countdown=delay, attempts=attempts, label=label)
 
 
 def _ring_woken(turn_id: UUID | None) -> None:
@@ -114,13 +123,13 @@ def _ring_again(turn_id: UUID, outcome: Retrying | HandedBack) -> CeleryRetry:
     """Give the broker the countdown, where it is short enough; return what makes Flower show a retry."""
     match outcome:
         case HandedBack(attempt=attempt, delay=delay):
-            why = "handed back at shutdown"
-        case Retrying(delay=delay, attempt=attempt, line=why):
+            why, label = "handed back at shutdown", ""
+        case Retrying(delay=delay, attempt=attempt, line=why, label=label):
             pass
         case other:
             assert_never(other)
     if delay <= timedelta(seconds=app.settings.broker_horizon_seconds):
-        _ring(turn_id, delay, attempts=attempt)
+        _ring(turn_id, delay, attempts=attempt, label=label)
     return CeleryRetry(message=why, when=datetime.now(UTC) + delay)
 
 

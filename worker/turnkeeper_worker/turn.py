@@ -23,12 +23,13 @@ from psycopg import Error as PsycopgError
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
+from turnkeeper.states import TurnState
 from turnkeeper_worker import store, tool_step
 from turnkeeper_worker.config import ProviderConfig, Settings
 from turnkeeper_worker.database import Database
 from turnkeeper_worker.leases import Lease, Stop
 from turnkeeper_worker.live import Live
-from turnkeeper_worker.model_step import Broken, ModelRunner
+from turnkeeper_worker.model_step import Broken, ModelRunner, Show
 from turnkeeper_worker.outcomes import Dropped, Outcome
 from turnkeeper_worker.planner import Attempt, Planner
 from turnkeeper_worker.providers import Provider
@@ -70,6 +71,7 @@ class TurnRunner:
         toolbox: Toolbox,
         settings: Settings,
         call_up: Callable[[], None],
+        show: Show,
         rng: random.Random,
     ) -> Self:
         """Put a runner together from what its worker has."""
@@ -86,6 +88,7 @@ class TurnRunner:
                 toolbox=toolbox,
                 checkpoint_every=timedelta(seconds=settings.checkpoint_seconds),
                 max_steps=settings.max_steps,
+                show=show,
             ),
             tools=ToolRunner(database=database, live=live, toolbox=toolbox, planner=planner),
             remedies=Remedies(
@@ -104,8 +107,9 @@ class TurnRunner:
         began = time.monotonic()
         try:
             work = await self._take(lease.turn_id)
-            if work is None:
-                return Dropped("not due, not first in its chat, or held by another worker")
+            if isinstance(work, NotMine):
+                is_cancelled = work.state is TurnState.CANCELLED
+                return Dropped("not due, not first in its chat, or held by another worker", is_cancelled)
             lease.claimed(work.turn.epoch)
             if work.turn.others_stand_back:
                 self.call_up()
@@ -116,13 +120,11 @@ class TurnRunner:
             log.warning("turn.lease_lost", turn_id=str(lost.turn_id), epoch=lost.epoch)
             return Dropped("the lease was lost")
 
-    async def _take(self, turn_id: UUID) -> Work | None:
+    async def _take(self, turn_id: UUID) -> Work | NotMine:
         while True:
             match await self._try_to_claim(turn_id):
-                case Attempt() | ToolStep() as work:
-                    return work
-                case NotMine():
-                    return None
+                case Attempt() | ToolStep() | NotMine() as taken:
+                    return taken
                 case Early(wait):
                     await asyncio.sleep(wait.total_seconds())
 
