@@ -96,6 +96,9 @@ def test_each_turn_tells_its_chat_its_model_its_attempt_and_how_it_was_asked(
         pytest.param("completed", "result", r"simulator sim-1, .*, in=\d+ out=\d+", id="completed: its tokens"),
         pytest.param("failed", "exception", r"auth: ", id="failed: its kind"),
         pytest.param("waiting", "args", r"^\w+, next attempt in \d+\.\d s: .*attempt 1,", id="waiting: of what"),
+        pytest.param(
+            "waiting", "exception", r"^\w+, next attempt in \d+\.\d s$", id="waiting: in its result's place"
+        ),
         pytest.param("waiting", "eta", r"^20\d\d-", id="waiting: until when"),
     ],
 )

@@ -42,6 +42,13 @@ class TurnFailed(Exception):
     __repr__ = __str__
 
 
+class TurnWaits(CeleryRetry):  # type: ignore[misc]  # Celery is untyped
+    """Another attempt of a turn follows; Celery and Flower show a retry of the task."""
+
+    # What Flower shows.
+    __repr__ = CeleryRetry.__str__
+
+
 @app.task(name=RUN_TURN, bind=True, throws=(TurnFailed,))  # type: ignore[untyped-decorator]  # Celery is untyped
 def run_turn(self: Task, turn_id: str) -> str:
     """Run one delivery of a turn."""
@@ -119,7 +126,7 @@ def _ring_woken(turn_id: UUID | None) -> None:
         _ring(turn_id)
 
 
-def _ring_again(turn_id: UUID, outcome: Retrying | HandedBack) -> CeleryRetry:
+def _ring_again(turn_id: UUID, outcome: Retrying | HandedBack) -> TurnWaits:
     """Give the broker the countdown, where it is short enough; return what makes Flower show a retry."""
     match outcome:
         case HandedBack(attempt=attempt, delay=delay):
@@ -130,7 +137,7 @@ def _ring_again(turn_id: UUID, outcome: Retrying | HandedBack) -> CeleryRetry:
             assert_never(other)
     if delay <= timedelta(seconds=app.settings.broker_horizon_seconds):
         _ring(turn_id, delay, attempts=attempt, label=label)
-    return CeleryRetry(message=why, when=datetime.now(UTC) + delay)
+    return TurnWaits(message=why, when=datetime.now(UTC) + delay)
 
 
 def _failed(error: ChatError) -> TurnFailed:
