@@ -22,7 +22,7 @@ from redis.exceptions import RedisError
 from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from turnkeeper import turns, views
+from turnkeeper import switches, turns, views
 from turnkeeper.database import explaining_database_errors
 from turnkeeper.doorbell import producer_app, ring
 from turnkeeper.erasing import Erased, erase_chat
@@ -32,6 +32,7 @@ from turnkeeper.follow import BLOCK_MS, EVENTS_TTL_SECONDS, FIELD, Entry, Follow
 from turnkeeper.keys import CANCEL_CHANNEL, events_key
 from turnkeeper.requests import TurnRequest
 from turnkeeper.settings import Connections
+from turnkeeper.switches import Disabled
 from turnkeeper.turns import Cancelled, Enqueued
 from turnkeeper.views import TurnView
 
@@ -187,6 +188,28 @@ class Turnkeeper(_Keeper):
             if erased.turns:
                 self._redis.delete(*map(events_key, erased.turns))
         return erased
+
+    def disable_provider(self, name: str, reason: str = "", *, known: Iterable[str] = ()) -> Disabled:
+        """Switch a provider off for all workers, within seconds.  What they call already goes on.
+
+        Args:
+            name: The name by which workers are configured for it.
+            reason: For operators; followers of a turn are not told.
+            known: Names that exist besides those that workers have announced.
+
+        Raises:
+            UnknownProvider: With the names that exist.
+            DatabaseUnavailable: Nothing was changed.
+        """
+        return self._transact(switches.disable, name, reason, known=known)
+
+    def enable_provider(self, name: str, *, known: Iterable[str] = ()) -> bool:
+        """Switch a provider on again; return whether it was off.  Raises UnknownProvider."""
+        return self._transact(switches.enable, name, known=known)
+
+    def disabled_providers(self) -> dict[str, Disabled]:
+        """Return the providers that are switched off, by name."""
+        return self._transact(switches.disabled)
 
     def follow(self, turn_id: UUID | str, *, after: str = "") -> Iterator[Event]:
         """Yield the events of a turn as they happen, until it ends.
@@ -365,6 +388,18 @@ class AsyncTurnkeeper(_Keeper):
             if erased.turns:
                 await self._redis.delete(*map(events_key, erased.turns))
         return erased
+
+    async def disable_provider(self, name: str, reason: str = "", *, known: Iterable[str] = ()) -> Disabled:
+        """Switch a provider off for all workers; see `Turnkeeper.disable_provider`."""
+        return await self._transact(switches.disable, name, reason, known=known)
+
+    async def enable_provider(self, name: str, *, known: Iterable[str] = ()) -> bool:
+        """Switch a provider on again; return whether it was off.  Raises UnknownProvider."""
+        return await self._transact(switches.enable, name, known=known)
+
+    async def disabled_providers(self) -> dict[str, Disabled]:
+        """Return the providers that are switched off, by name."""
+        return await self._transact(switches.disabled)
 
     async def follow(self, turn_id: UUID | str, *, after: str = "") -> AsyncIterator[Event]:
         """Yield the events of a turn as they happen, until it ends; see `Turnkeeper.follow`."""

@@ -5,6 +5,7 @@ TurnkeeperError
 │   └── InvalidSettings    the environment or `turnkeeper.toml` cannot be used
 ├── UnknownChat
 ├── UnknownTurn
+├── UnknownProvider        no worker is configured for it
 ├── TurnRejected           `submit_turn` stored it as rejected
 ├── NotRetryable           the turn cannot be tried again
 ├── NotEditable            another message stands in the turn's place already
@@ -58,6 +59,19 @@ class UnknownTurn(TurnkeeperError):
 
     def __str__(self) -> str:
         return f"no turn has the id {self.turn_id}; `enqueue` prints the id to use"
+
+
+class UnknownProvider(TurnkeeperError):
+    """No worker is configured for a provider of this name."""
+
+    def __init__(self, name: str, known: tuple[str, ...]) -> None:
+        super().__init__(name, known)
+        self.name = name
+        self.known = known
+
+    def __str__(self) -> str:
+        there = ", ".join(self.known) or "none, for no worker has run lately"
+        return f"no provider is called {self.name[:100]!r}; there are: {there}"
 
 
 class TurnRejected(TurnkeeperError):

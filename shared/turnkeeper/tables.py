@@ -68,6 +68,8 @@ workers = Table(
     Column("host", Text, nullable=False),
     Column("pid", Integer, nullable=False),
     Column("concurrency", Integer, nullable=False),
+    # The names of the providers that it is configured for.
+    Column("providers", JSONB, nullable=False, server_default=text("'[]'")),
     _at("started_at", default=True),
     # The lease of every turn that this process runs: it lives while this is fresh by the database's clock.
     _at("heartbeat_at", default=True),
@@ -261,6 +263,15 @@ chain_health = Table(
     _at("rests_until"),
     _at("broken_at", default=True),
     CheckConstraint("breaks >= 0", name="breaks_range"),
+)
+
+# A row stands for a provider that an operator has switched off.
+provider_switches = Table(
+    "provider_switches",
+    metadata,
+    Column("provider", Text, primary_key=True),
+    Column("reason", Text, nullable=False, server_default=text("''")),
+    _at("disabled_at", default=True),
 )
 
 rejections = Table(

@@ -19,6 +19,7 @@ from turnkeeper_worker.leases import Leases
 from turnkeeper_worker.live import Live
 from turnkeeper_worker.outcomes import Completed, Dropped, GaveUp, Outcome
 from turnkeeper_worker.providers import Answer, Call, CalledOff, Listener, Result
+from turnkeeper_worker.switchboard import Switchboard
 from turnkeeper_worker.tools import Toolbox
 from turnkeeper_worker.turn import TurnRunner
 from turnkeeper_worker.upkeep import Held
@@ -77,6 +78,7 @@ async def run_once(url: URL, redis_url: str, worker: "UUID", turn_id: "UUID", be
         configs={"openai": ProviderConfig(base_url="http://openai.invalid")},
         keys={},
         toolbox=Toolbox(),
+        switchboard=Switchboard(),
         settings=Settings(),
         call_up=lambda: None,
         show=lambda _turn_id, _label: None,

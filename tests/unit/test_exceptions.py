@@ -19,6 +19,7 @@ from turnkeeper.exceptions import (
     TurnkeeperError,
     TurnRejected,
     UnknownChat,
+    UnknownProvider,
     UnknownTurn,
 )
 from turnkeeper_worker.store import LeaseLost
@@ -32,6 +33,10 @@ EXAMPLES = [
     (InvalidSettings("x is no number"), "x is no number"),
     (UnknownChat(TURN), f"no chat has the id {ID}; leave the chat out to start a new one"),
     (UnknownTurn(TURN), f"no turn has the id {ID}; `enqueue` prints the id to use"),
+    (
+        UnknownProvider("opnai", ("anthropic", "openai")),
+        "no provider is called 'opnai'; there are: anthropic, openai",
+    ),
     (TurnRejected(TURN, "it is empty"), f"turn {ID} was rejected: it is empty"),
     (NotRetryable(TURN, "it is completed"), f"turn {ID} cannot be retried: it is completed"),
     (

@@ -32,6 +32,7 @@ from turnkeeper_worker.model_step import Show
 from turnkeeper_worker.outcomes import Dropped, HandedBack, Outcome
 from turnkeeper_worker.providers import Provider, open_providers
 from turnkeeper_worker.rescue import Rescuer
+from turnkeeper_worker.switchboard import Switchboard
 from turnkeeper_worker.telemetry import get_logger
 from turnkeeper_worker.tools import Toolbox, load_toolbox
 from turnkeeper_worker.turn import TurnRunner
@@ -147,7 +148,14 @@ class Engine:
 async def open_engine(settings: Settings, broker: Broker) -> AsyncIterator[Engine]:
     """Connect, register the worker and start its loops; take it all apart in reverse."""
     toolbox = load_toolbox()
-    me = Identity(id=uuid4(), host=socket.gethostname(), pid=os.getpid(), concurrency=settings.concurrency)
+    configs = settings.all_providers(os.environ)
+    me = Identity(
+        id=uuid4(),
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        concurrency=settings.concurrency,
+        providers=tuple(configs),
+    )
     async with AsyncExitStack() as stack:
         database = Database.at(settings.database)
         stack.push_async_callback(database.close)
@@ -158,11 +166,14 @@ async def open_engine(settings: Settings, broker: Broker) -> AsyncIterator[Engin
         stack.push_async_callback(_sign_off, upkeep_database, me.id)
         redis = _open_redis(settings)
         stack.push_async_callback(_close_redis, redis)
-        configs = settings.all_providers(os.environ)
         providers = open_providers(configs, os.environ)
         for provider in providers.values():
             stack.push_async_callback(provider.close)
-        engine = _assemble(settings, broker, me, database, upkeep_database, redis, configs, providers, toolbox)
+        switchboard = Switchboard()
+        await switchboard.look(upkeep_database)
+        engine = _assemble(
+            settings, broker, me, database, upkeep_database, redis, configs, providers, toolbox, switchboard
+        )
         stack.push_async_callback(engine.live.flush)
         tasks = [asyncio.create_task(_keep_going(loop)) for loop in engine.loops()]
         stack.push_async_callback(_end, tasks)
@@ -179,6 +190,7 @@ def _assemble(
     configs: Mapping[str, ProviderConfig],
     providers: Mapping[str, Provider],
     toolbox: Toolbox,
+    switchboard: Switchboard,
 ) -> Engine:
     rng = random.Random()  # noqa: S311 - for jitter, not for secrets
     ttl = timedelta(seconds=settings.lease_ttl_seconds)
@@ -218,6 +230,7 @@ def _assemble(
         holds=leases.turn_ids,
         may_judge=leases.may_judge,
         providers=providers,
+        switchboard=switchboard,
         redis=redis,
         lease_ttl=ttl,
         every=timedelta(seconds=settings.rescue_seconds),
@@ -235,6 +248,7 @@ def _assemble(
         configs=configs,
         keys={name: config.credential(os.environ) for name, config in configs.items()},
         toolbox=toolbox,
+        switchboard=switchboard,
         settings=settings,
         call_up=usher.ask,
         show=broker.show,

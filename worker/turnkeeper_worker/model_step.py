@@ -100,8 +100,8 @@ class ModelRunner:
             lease.settle()
 
     def _provider(self, attempt: Attempt) -> Provider:
-        name = attempt.turn.provider
-        return self.providers[name] if attempt.obstacle is None else unusable(name, attempt.obstacle)
+        name, obstacle = attempt.turn.provider, attempt.obstacle
+        return self.providers[name] if obstacle is None else unusable(name, obstacle.signal, obstacle.why)
 
     def _speaker(self, attempt: Attempt) -> Speaker:
         keep = partial(self._keep, attempt) if attempt.call.background else None

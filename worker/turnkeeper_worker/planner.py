@@ -15,13 +15,24 @@ from turnkeeper.messages import Message
 from turnkeeper_worker import chain_health, history, store
 from turnkeeper_worker.chain import Chained, Credential, FullReplay, Health, Plan, Present, plan
 from turnkeeper_worker.config import ProviderConfig
+from turnkeeper_worker.failures import Signal
 from turnkeeper_worker.providers import Call, Running, ToolSpec
 from turnkeeper_worker.replay import Reader, Said, readable_by, repair
 from turnkeeper_worker.store import Claimed
+from turnkeeper_worker.switchboard import Switchboard
 from turnkeeper_worker.tools import Toolbox
 
 _UNKNOWN = ProviderConfig(base_url="http://unknown.invalid", store=False)
 """Stands in for a provider that this worker is not configured for; the call fails before it gets there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """Why a call cannot be made at all."""
+
+    why: str
+    """What is missing, and what to do about it."""
+    signal: Signal = Signal.UNKNOWN_PROVIDER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +46,8 @@ class Attempt:
     """What the response keeps besides the history; see `Anchor.terms`."""
     health: Health = field(default_factory=Health)
     """How chains had held when the attempt was planned."""
-    obstacle: str | None = None
-    """Why the call cannot be made at all, and what to do about it."""
+    obstacle: Obstacle | None = None
+    """What the call would fail of before it is made."""
 
     @property
     def label(self) -> str:
@@ -54,6 +65,7 @@ class Planner:
     keys: Mapping[str, str]
     """A fingerprint of each provider's API key."""
     toolbox: Toolbox
+    switchboard: Switchboard = field(default_factory=Switchboard)
 
     def begin(self, connection: Connection, turn: Claimed) -> Attempt:
         """Plan the attempt that the turn is at, and record that it begins."""
@@ -67,7 +79,7 @@ class Planner:
             chained=attempt.call.is_chained,
             resumed=attempt.call.running is not None,
         )
-        return replace(attempt, obstacle=self._obstacle(turn))
+        return replace(attempt, obstacle=self._obstacle(turn, attempt.call))
 
     def config(self, turn: Claimed) -> ProviderConfig | None:
         """Return the configuration of the turn's provider, if this worker has one."""
@@ -158,7 +170,15 @@ class Planner:
             return planned, news
         return planned, history.load(connection, turn.chat_id, seen_by=turn.seq)
 
-    def _obstacle(self, turn: Claimed) -> str | None:
+    def _obstacle(self, turn: Claimed, call: Call) -> Obstacle | None:
+        # What runs at the provider already goes on.
+        if (off := self.switchboard.off.get(turn.provider)) and call.running is None:
+            since = f"{off.disabled_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+            return Obstacle(f"It has been switched off since {since}.", Signal.PROVIDER_DISABLED)
+        missing = self._missing(turn)
+        return None if missing is None else Obstacle(missing)
+
+    def _missing(self, turn: Claimed) -> str | None:
         name, config = turn.provider, self.config(turn)
         if config is None:
             return f"The worker has no provider {name}; add [providers.{name}] to its turnkeeper.toml."

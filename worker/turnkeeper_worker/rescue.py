@@ -22,6 +22,7 @@ from turnkeeper_worker import pruning, upkeep
 from turnkeeper_worker.database import Database
 from turnkeeper_worker.live import Live
 from turnkeeper_worker.providers import Provider
+from turnkeeper_worker.switchboard import Switchboard
 from turnkeeper_worker.telemetry import get_logger
 from turnkeeper_worker.upkeep import Abandoned, Due, Orphan, Ring
 
@@ -56,6 +57,7 @@ class Rescuer:
     may_judge: Callable[[], bool]
     """Whether a heartbeat that stopped says something about its worker, and not about the database."""
     providers: Mapping[str, Provider]
+    switchboard: Switchboard
     redis: Redis
     lease_ttl: timedelta
     every: timedelta
@@ -66,7 +68,7 @@ class Rescuer:
 
     async def run(self) -> None:
         """Look after turns, round after round, until cancelled."""
-        await self._repeat(self.every, self.free_orphans, self.ring_due)
+        await self._repeat(self.every, self.look_at_switches, self.free_orphans, self.ring_due)
 
     async def run_call_offs(self) -> None:
         """Look after background responses, round after round, until cancelled.
@@ -88,6 +90,10 @@ class Rescuer:
                     await duty()
             except Exception as error:  # noqa: BLE001 - the edge of a maintenance loop: the next round tries again
                 log.warning("rescue.failed", error=str(error) or type(error).__name__)
+
+    async def look_at_switches(self) -> None:
+        """Learn which providers are switched off."""
+        await self.switchboard.look(self.database)
 
     async def free_orphans(self) -> None:
         """Free the turns of workers that are gone, tell their followers, and ring for what became due."""

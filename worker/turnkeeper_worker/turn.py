@@ -35,6 +35,7 @@ from turnkeeper_worker.planner import Attempt, Planner
 from turnkeeper_worker.providers import Provider
 from turnkeeper_worker.remedies import Remedies, crashed
 from turnkeeper_worker.store import Claimed, Early, LeaseLost, NotMine
+from turnkeeper_worker.switchboard import Switchboard
 from turnkeeper_worker.telemetry import get_logger
 from turnkeeper_worker.tool_step import ToolRunner, ToolStep
 from turnkeeper_worker.tools import Toolbox
@@ -69,13 +70,14 @@ class TurnRunner:
         configs: Mapping[str, ProviderConfig],
         keys: Mapping[str, str],
         toolbox: Toolbox,
+        switchboard: Switchboard,
         settings: Settings,
         call_up: Callable[[], None],
         show: Show,
         rng: random.Random,
     ) -> Self:
         """Put a runner together from what its worker has."""
-        planner = Planner(configs=configs, keys=keys, toolbox=toolbox)
+        planner = Planner(configs=configs, keys=keys, toolbox=toolbox, switchboard=switchboard)
         return cls(
             worker_id=worker_id,
             database=database,

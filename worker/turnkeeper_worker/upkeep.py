@@ -58,6 +58,8 @@ class Identity:
     host: str
     pid: int
     concurrency: int
+    providers: tuple[str, ...] = ()
+    """The names of those that it is configured for."""
 
 
 def beat(connection: Connection, me: Identity) -> list[Held]:
@@ -65,7 +67,13 @@ def beat(connection: Connection, me: Identity) -> list[Held]:
 
     The first beat enters the worker, and so does the next one after somebody removed it.
     """
-    row = {"id": me.id, "host": me.host, "pid": me.pid, "concurrency": me.concurrency}
+    row = {
+        "id": me.id,
+        "host": me.host,
+        "pid": me.pid,
+        "concurrency": me.concurrency,
+        "providers": list(me.providers),
+    }
     connection.execute(
         insert(workers).values(row).on_conflict_do_update(index_elements=["id"], set_={"heartbeat_at": func.now()})
     )

@@ -15,7 +15,7 @@ import typer
 
 from turnkeeper.exceptions import TurnkeeperError
 from turnkeeper.settings import ENV_PREFIX
-from turnkeeper_worker.cli import operate, turns
+from turnkeeper_worker.cli import operate, switching, turns
 
 #: Typer brings a click of its own, and exports only the leaves of its tree of exceptions.
 UsageError = cast("type[Exception]", typer.BadParameter.__base__)
@@ -62,6 +62,7 @@ def _app() -> typer.Typer:
     )
     for command in (*turns.COMMANDS, *operate.COMMANDS):
         app.command()(command)
+    app.add_typer(switching.commands(), name="providers")
     return app
 
 

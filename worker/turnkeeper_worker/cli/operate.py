@@ -1,4 +1,4 @@
-"""The commands of operators: dev, migrate, worker, simulate, providers, classify, check, prune.
+"""The commands of operators: dev, migrate, worker, simulate, classify, check, prune.
 
 Each loads what it needs when it is called: `turnkeeper show` should not wait for Celery and an HTTP client.
 """
@@ -11,9 +11,8 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from turnkeeper_worker.config import ProviderConfig, Settings
+from turnkeeper_worker.config import Settings
 
 EXIT_WRONG = 1
 
@@ -87,39 +86,6 @@ def simulate(
     return 0
 
 
-def providers(*, as_json: AsJson = False) -> int:
-    """List the configured providers, and whether they can be called."""
-    configured = Settings.load().all_providers(os.environ)
-    rows = [_provider_row(name, config) for name, config in sorted(configured.items())]
-    if as_json:
-        typer.echo(json.dumps(rows))
-    elif not rows:
-        typer.echo("none; set OPENAI_API_KEY, or add [providers.NAME] to turnkeeper.toml")
-    else:
-        table = Table("name", "api", "base url", "model", "stores", "status", box=None)
-        for row in rows:
-            table.add_row(*(str(value if value is not None else "") for value in row.values()))
-        Console(highlight=False).print(table)
-    return 0
-
-
-def _provider_row(name: str, config: ProviderConfig) -> dict[str, str | bool | None]:
-    return {
-        "name": name,
-        "api": config.api,
-        "base_url": config.base_url,
-        "model": config.model,
-        "store": config.store,
-        "status": _provider_status(config),
-    }
-
-
-def _provider_status(config: ProviderConfig) -> str:
-    if config.api_key_env is not None and config.api_key(os.environ) is None:
-        return f"{config.api_key_env} is not set"
-    return "ready"
-
-
 def classify(
     *,
     explain: Annotated[bool, typer.Option(help="Also name the rule that decided, and what it saw.")] = False,
@@ -161,4 +127,4 @@ def prune(
     return 0
 
 
-COMMANDS = (dev, migrate, worker, simulate, providers, classify, check, prune)
+COMMANDS = (dev, migrate, worker, simulate, classify, check, prune)

@@ -54,7 +54,7 @@ def enqueue(
     """Store a turn, tell the workers, and print its id."""
     settings = Settings.load()
     provider, model = _choose(settings, chat, provider, model)
-    with _keeper(settings) as keeper:
+    with keeper_of(settings) as keeper:
         enqueued = keeper.enqueue(
             chat,
             _read(text),
@@ -85,7 +85,7 @@ def edit(
     settings = Settings.load()
     if provider is not None:
         provider, model = _choose(settings, None, provider, model)
-    with _keeper(settings) as keeper:
+    with keeper_of(settings) as keeper:
         edited = keeper.edit(turn, _read(text), provider=provider, model=model, idempotency_key=idempotency_key)
     _tell(settings, edited, as_json=as_json)
     return 0
@@ -98,7 +98,7 @@ def follow(
     as_json: AsJson = False,
 ) -> int:
     """Show a turn as it happens, until it ends: exit 0 completed, 3 failed, 4 cancelled."""
-    with _keeper(Settings.load()) as keeper:
+    with keeper_of(Settings.load()) as keeper:
         events = keeper.follow(turn, after=after)
         if not as_json:
             return _exit_code(TurnScreen(Console(highlight=False)).show(events))
@@ -111,7 +111,7 @@ def follow(
 
 def show(turn: TurnId, *, as_json: AsJson = False) -> int:
     """Tell everything that is stored about a turn."""
-    with _keeper(Settings.load()) as keeper:
+    with keeper_of(Settings.load()) as keeper:
         view = keeper.show(turn)
     if as_json:
         typer.echo(view.model_dump_json())
@@ -122,7 +122,7 @@ def show(turn: TurnId, *, as_json: AsJson = False) -> int:
 
 def cancel(turn: TurnId, *, as_json: AsJson = False) -> int:
     """Cancel a turn; a running one is stopped by its worker, and keeps what had been said."""
-    with _keeper(Settings.load()) as keeper:
+    with keeper_of(Settings.load()) as keeper:
         cancelled = keeper.cancel(turn)
     if as_json:
         typer.echo(json.dumps({"turn_id": str(cancelled.id), "state": cancelled.state}))
@@ -137,7 +137,7 @@ def cancel(turn: TurnId, *, as_json: AsJson = False) -> int:
 
 def retry(turn: TurnId, *, as_json: AsJson = False) -> int:
     """Skip a turn's countdown, or answer the message of a failed turn in a new one; print the turn's id."""
-    with _keeper(Settings.load()) as keeper:
+    with keeper_of(Settings.load()) as keeper:
         enqueued = keeper.retry(turn)
     ids = {"turn_id": str(enqueued.id), "chat_id": str(enqueued.chat_id), "is_new": enqueued.is_new}
     typer.echo(json.dumps(ids) if as_json else str(enqueued.id))
@@ -146,7 +146,7 @@ def retry(turn: TurnId, *, as_json: AsJson = False) -> int:
 
 def erase(chat: ChatId, *, as_json: AsJson = False) -> int:
     """Delete a chat with its turns, messages and live events, for good; what runs is stopped."""
-    with _keeper(Settings.load()) as keeper:
+    with keeper_of(Settings.load()) as keeper:
         erased = keeper.erase(chat)
     told = {"chat_id": str(erased.chat_id), "turns": len(erased.turns), "stopped": len(erased.running)}
     typer.echo(json.dumps(told) if as_json else f"erased, with {told['turns']} turns")
@@ -171,7 +171,8 @@ def _tell(settings: Settings, enqueued: Enqueued, *, as_json: bool) -> None:
         )
 
 
-def _keeper(settings: Settings) -> Turnkeeper:
+def keeper_of(settings: Settings) -> Turnkeeper:
+    """Return the client that the settings describe."""
     return Turnkeeper(
         database_url=settings.database_url.get_secret_value(),
         redis_url=settings.redis_url.get_secret_value(),

@@ -149,9 +149,9 @@ def open_providers(
     return MappingProxyType({name: _open(name, config, environment) for name, config in configured.items()})
 
 
-def unusable(name: str, reason: str) -> Provider:
+def unusable(name: str, signal: Signal, reason: str) -> Provider:
     """Stand in for a provider that a turn cannot be sent to, and say why."""
-    return Unusable(name, Signal.UNKNOWN_PROVIDER, reason)
+    return Unusable(name, signal, reason)
 
 
 def _open(name: str, config: ProviderConfig, environment: Mapping[str, str]) -> Provider:
