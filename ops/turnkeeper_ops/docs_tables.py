@@ -17,6 +17,7 @@ from turnkeeper.errors import COPY, ChatError, ErrorKind, retry_copy, terminal_c
 from turnkeeper.events import COMMON_FIELDS, EVENT_TYPES
 from turnkeeper.settings import ENV_PREFIX
 from turnkeeper_worker.config import ProviderConfig, RetryPolicy, Settings
+from turnkeeper_worker.decide import FALLS_BACK
 
 ROOT = Path(__file__).resolve().parents[2]
 """The checkout: the docs are not shipped with the wheel."""
@@ -47,9 +48,16 @@ class Table:
 def kinds_table() -> str:
     """Render the kinds of errors with their copy, in the order of `ErrorKind`."""
     return markdown_table(
-        ("kind", "retry", "title", "retry copy", "terminal copy"),
+        ("kind", "retry", "falls back", "title", "retry copy", "terminal copy"),
         (
-            (f"`{kind}`", COPY[kind].retry, COPY[kind].title, _retry_copy(kind), terminal_copy(kind))
+            (
+                f"`{kind}`",
+                COPY[kind].retry,
+                FALLS_BACK[kind].value,
+                COPY[kind].title,
+                _retry_copy(kind),
+                terminal_copy(kind),
+            )
             for kind in ErrorKind
         ),
     )
@@ -156,7 +164,7 @@ def _default(field: FieldInfo) -> str:
         return "required"
     default = field.get_default(call_default_factory=True)
     shown = default.get_secret_value() if isinstance(default, SecretStr) else default
-    return "" if shown is None or shown == {} else f"`{shown}`"
+    return "" if shown is None or shown in ({}, ()) else f"`{shown}`"
 
 
 def _first_line(text: str | None) -> str:

@@ -108,7 +108,7 @@ class Turnkeeper(_Keeper):
             connection: Makes the turn part of the caller's own transaction. The workers find it within
                 seconds of the commit; `ring(turn.id)` after the commit saves these seconds.
             options: The other fields of `TurnRequest`: parts, provider, model, instructions, options, tools,
-                background, owner, priority, idempotency_key, on_busy.
+                fallbacks, background, owner, priority, idempotency_key, on_busy.
 
         Raises:
             InvalidRequest, UnknownChat, ChatBusy, IdempotencyConflict: Nothing was stored.

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
@@ -18,11 +18,40 @@ MAX_TEXT_BYTES = 10 * 1024 * 1024
 MAX_REASON_CHARS = 500
 """The longest explanation of what is wrong with a request."""
 
+MAX_FALLBACKS = 10
+"""The longest list of models to fall back on."""
+
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 ToolNames = tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")], ...]
 
-_LATER_FIELDS = frozenset({"tools", "background", "edits"})
+_LATER_FIELDS = frozenset({"tools", "background", "edits", "fallbacks"})
 """Fields that earlier versions did not know; a fingerprint leaves them out while they are not given."""
+
+
+class Fallback(BaseModel):
+    """A model to fall back on.  In short it is written `provider`, or `provider/model`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    provider: Name
+    model: Name | None = None
+    """None takes the provider's configured one."""
+    options: dict[str, JsonValue] | None = None
+    """Further fields of its own; None takes the turn's where both speak the same API, else none."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_short_form(cls, given: Any) -> Any:
+        if not isinstance(given, str):
+            return given
+        provider, _, model = given.partition("/")
+        return {"provider": provider, "model": model or None}
+
+    def __str__(self) -> str:
+        return f"{self.provider}/{self.model}" if self.model else self.provider
+
+
+Fallbacks = Annotated[tuple[Fallback, ...], Field(max_length=MAX_FALLBACKS)]
 
 
 class TurnRequest(BaseModel):
@@ -48,6 +77,8 @@ class TurnRequest(BaseModel):
     """Further fields of the provider's request, such as `{"temperature": 0}`."""
     tools: ToolNames | None = None
     """The workers' tools that the model may call; None takes the chat's."""
+    fallbacks: Fallbacks | None = None
+    """Who answers, in this order, where the model cannot; None takes the chat's, then the provider's setting."""
     background: bool | None = None
     """Whether the provider goes on when a worker dies; None takes the provider's setting."""
     owner: Annotated[str, Field(max_length=200)] = ""

@@ -49,6 +49,8 @@ class AttemptOutcome(StrEnum):
     """Failed; another attempt follows after a countdown."""
     HEALED = "healed"
     """The chain was broken; the full history is replayed at once."""
+    FELL_BACK = "fell_back"
+    """Failed for good with this model; the next one of the turn's fallbacks goes on at once."""
     FAILED = "failed"
     """Failed for good; the turn ended with it."""
     CANCELLED = "cancelled"

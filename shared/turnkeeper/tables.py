@@ -84,6 +84,7 @@ chats = Table(
     Column("model", Text),
     Column("instructions", Text),
     Column("tools", JSONB, nullable=False, server_default=text("'[]'")),
+    Column("fallbacks", JSONB(none_as_null=True)),
     # The seq of the newest turn; raising it is how enqueue locks the chat and takes a number.
     _count("turn_count"),
     Column("anchor", JSONB(none_as_null=True)),
@@ -125,6 +126,10 @@ turns = Table(
     Column("options", JSONB, nullable=False, server_default=text("'{}'")),
     Column("tools", JSONB, nullable=False, server_default=text("'[]'")),
     Column("background", Boolean),
+    # Who may answer instead, in order, of those that have not been tried; NULL: as the provider is configured.
+    Column("fallbacks", JSONB(none_as_null=True)),
+    # What it asked for at first, once it has fallen back: provider, model, options, background and fallbacks.
+    Column("first_choice", JSONB(none_as_null=True)),
     # How far a background response has come that goes on at the provider; a final turn's is to be called off.
     Column("checkpoint", JSONB(none_as_null=True)),
     Column("idempotency_key", Text),
@@ -281,6 +286,21 @@ rejections = Table(
     Column("reason", Text, nullable=False),
     _at("received_at", default=True),
     Index("ix_rejections_age", "received_at"),
+)
+
+# Background responses that a turn left behind when it fell back, and that are still to be called off.
+left_responses = Table(
+    "left_responses",
+    metadata,
+    # No foreign key: a response goes on when its chat is erased, and has to be called off all the same.
+    Column("turn_id", Uuid, primary_key=True),
+    Column("step", Integer, primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    # Without the words that had been heard.
+    Column("checkpoint", JSONB, nullable=False),
+    _at("left_at", default=True),
+    # The row stays until the turn ends, for only then can the cost be added to the turn's.
+    _at("called_off_at"),
 )
 
 # What outlives the rows of an erased turn for a while, and is still to be got rid of: its live events, which its

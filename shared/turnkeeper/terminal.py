@@ -22,6 +22,7 @@ from turnkeeper.events import (
 
 _REASONS = {
     "heal": "The chain is broken at the provider; the full history is replayed.",
+    "fall_back": "The model cannot answer.",
     "handed_back": "The worker shuts down; another takes over.",
     "rescued": "The worker is gone; another takes over.",
     "retry": "The attempt failed.",
@@ -92,9 +93,11 @@ class TurnScreen:
     def _retry_line(self, event: TurnRetry) -> str:
         said = len(self._transcript.text)
         void = f" {said} characters are void." if said else ""
-        why = event.error.message if event.error and event.reason == "retry" else _REASONS[event.reason]
+        tells = event.error is not None and event.reason in {"retry", "fall_back"}
+        why = event.error.message if event.error and tells else _REASONS[event.reason]
         wait = f" Next attempt in {event.delay_ms / 1000:.1f} s." if event.delay_ms else ""
-        return f"{why}{void}{wait}"
+        instead = f" Falling back on {event.provider} {event.model or ''}".rstrip() + "." if event.provider else ""
+        return f"{why}{void}{wait}{instead}"
 
     def _say(self, line: str, style: str) -> None:
         self._end_line()

@@ -24,7 +24,7 @@ from turnkeeper.exceptions import (
     UnknownTurn,
 )
 from turnkeeper.messages import Parts
-from turnkeeper.requests import TurnRequest
+from turnkeeper.requests import Fallbacks, TurnRequest
 from turnkeeper.states import WAITING_STATES, OnBusy, TurnState
 from turnkeeper.tables import chats, messages, rejections, turns
 
@@ -155,6 +155,7 @@ def _create_chat(connection: Connection, request: TurnRequest) -> Row[Any]:
             model=request.model,
             instructions=request.instructions,
             tools=list(request.tools or ()),
+            fallbacks=_stored(request.fallbacks),
             turn_count=1,
         )
         .returning(chats)
@@ -293,19 +294,30 @@ def _insert_turn(
 
 def _settings(request: TurnRequest, chat: Row[Any], edited: Row[Any] | None) -> dict[str, Any]:
     """Return what the request asks for and, where it asks for nothing, what the edited turn or the chat has."""
-    like = chat if edited is None else edited
-    is_there = request.provider in {None, like.provider}
+    like = chat._asdict() if edited is None else _first_choice(edited)
+    is_there = request.provider in {None, like["provider"]}
     settings = {
-        "provider": request.provider or like.provider,
-        "model": request.model or (like.model if is_there else None),
-        "tools": like.tools if request.tools is None else list(request.tools),
+        "provider": request.provider or like["provider"],
+        "model": request.model or (like["model"] if is_there else None),
+        "tools": like["tools"] if request.tools is None else list(request.tools),
+        "fallbacks": like["fallbacks"] if request.fallbacks is None else _stored(request.fallbacks),
         "options": request.options,
         "background": request.background,
     }
     if edited is not None and is_there:
-        settings["options"] = request.options or edited.options
-        settings["background"] = edited.background if request.background is None else request.background
+        settings["options"] = request.options or like["options"]
+        settings["background"] = like["background"] if request.background is None else request.background
     return settings
+
+
+def _first_choice(turn: Row[Any]) -> dict[str, Any]:
+    """Return what a turn asked for, also where it has fallen back since."""
+    names = ("provider", "model", "options", "tools", "background", "fallbacks")
+    return {name: getattr(turn, name) for name in names} | (turn.first_choice or {})
+
+
+def _stored(fallbacks: Fallbacks | None) -> list[dict[str, Any]] | None:
+    return None if fallbacks is None else [one.model_dump(mode="json", exclude_none=True) for one in fallbacks]
 
 
 def _insert_input(connection: Connection, request: TurnRequest, turn_id: UUID, chat: Row[Any]) -> None:
@@ -421,13 +433,9 @@ def _repeat(connection: Connection, turn: Row[Any]) -> Enqueued:
             available_at=func.now(),
             rung_at=func.now(),
             priority=turn.priority,
-            provider=turn.provider,
-            model=turn.model,
-            options=turn.options,
-            tools=turn.tools,
-            background=turn.background,
             request_digest=turn.request_digest,
             retry_of=turn.id,
+            **_first_choice(turn),
         )
     )
     return Enqueued(id=new, chat_id=turn.chat_id, is_new=True, is_due=True)

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, RowMapping, select
 
 from turnkeeper.errors import ChatError, read_stored
 from turnkeeper.messages import Message, Parts, ToolResult
+from turnkeeper.requests import Fallback
 from turnkeeper.states import AttemptOutcome, ToolRunState, TurnState
 from turnkeeper.tables import attempts, messages, tool_runs, turns
 from turnkeeper.turns import unknown
@@ -79,6 +80,10 @@ class TurnView(BaseModel):
     usage: dict[str, int] | None
     tools: tuple[str, ...]
     """The workers' tools that the model may call."""
+    fallbacks: tuple[Fallback, ...] | None
+    """The models that may still answer instead; None: as the provider is configured."""
+    first_choice: dict[str, Any] | None
+    """What it asked for at first, where it has fallen back."""
     attempts: tuple[AttemptView, ...]
     tool_runs: tuple[ToolRunView, ...]
     messages: tuple[Message, ...]

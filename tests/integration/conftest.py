@@ -24,6 +24,7 @@ from turnkeeper.states import AttemptOutcome, TurnState
 from turnkeeper.tables import attempts as attempts_table
 from turnkeeper.tables import chain_health as chain_health_table
 from turnkeeper.tables import chats as chats_table
+from turnkeeper.tables import left_responses as left_responses_table
 from turnkeeper.tables import messages as messages_table
 from turnkeeper.tables import tool_runs as tool_runs_table
 from turnkeeper.tables import turns as turns_table
@@ -211,6 +212,7 @@ class Stage:
                 attempts_table,
                 tool_runs_table,
                 chain_health_table,
+                left_responses_table,
             )
             rows = [list(map(tuple, connection.execute(select(table).order_by(*table.c[:2])))) for table in tables]
         return json.dumps(rows, default=str)

@@ -29,7 +29,7 @@ from turnkeeper import turns
 from turnkeeper.errors import ChatError, ErrorKind
 from turnkeeper.exceptions import ChatBusy, IdempotencyConflict, NotRetryable
 from turnkeeper.messages import Message, Text, ToolCall, ToolResult
-from turnkeeper.requests import TurnRequest
+from turnkeeper.requests import Fallback, TurnRequest
 from turnkeeper.states import WAITING_STATES, AttemptOutcome, OnBusy, TurnState
 from turnkeeper.turns import Enqueued
 from turnkeeper_worker import ledger, store, tool_step, upkeep
@@ -78,6 +78,7 @@ PLANNER = Planner(
     toolbox=Toolbox(),
 )
 HERE = Credential(provider="openai", base_url="https://api.openai.com/v1", key="abc", model="m")
+NEXT = Fallback(provider="openai", model="n")
 ERROR = ChatError(kind=ErrorKind.OVERLOADED, message="OpenAI is short of capacity.", provider="openai")
 USAGE = {"input_tokens": 3}
 
@@ -137,6 +138,13 @@ INVARIANTS = {
         SELECT turn_id FROM tool_runs JOIN turns ON turns.id = turn_id
         WHERE tool_runs.epoch > turns.epoch
            OR (tool_runs.state = 'started' AND (tool_runs.step <> turns.step OR NOT runs_tools))""",
+    "a turn that fell back is not where it began, and no other": """
+        SELECT id FROM turns WHERE (first_choice IS NOT NULL) <> EXISTS (
+            SELECT FROM attempts WHERE turn_id = turns.id AND outcome = 'fell_back')""",
+    "a response that is left behind belongs to an attempt that fell back": """
+        SELECT turn_id FROM left_responses WHERE NOT EXISTS (
+            SELECT FROM attempts WHERE attempts.turn_id = left_responses.turn_id
+              AND attempts.step = left_responses.step AND number = attempt AND outcome = 'fell_back')""",
     "a chat's anchor stands at a message of its response": """
         SELECT chats.id FROM chats WHERE anchor IS NOT NULL AND NOT EXISTS (
             SELECT FROM messages WHERE chat_id = chats.id AND turn_seq = (anchor ->> 'seq')::int
@@ -224,7 +232,7 @@ def look(connection: Connection) -> tuple[list[Any], list[Any], list[Any]]:
 
 
 def empty(connection: Connection) -> None:
-    for table in ("chats", "workers", "chain_health"):
+    for table in ("chats", "workers", "chain_health", "left_responses"):
         connection.execute(text(f"DELETE FROM {table}"))
 
 
@@ -287,6 +295,12 @@ def pause(connection: Connection, hand: Hand) -> Hand:
 def heal(connection: Connection, hand: Hand) -> Hand:
     broke(connection, HERE, tolerated=3, rest=LONG)
     return begun(connection, store.heal(connection, hand.turn, ended(AttemptOutcome.HEALED, error=ERROR)))
+
+
+def fall_back(connection: Connection, hand: Hand) -> Hand:
+    failed = ended(AttemptOutcome.FELL_BACK, error=ERROR)
+    choice = PLANNER.choice(hand.turn, NEXT)
+    return begun(connection, store.fall_back(connection, hand.turn, failed, choice, goes_on=True))
 
 
 def retry(connection: Connection, hand: Hand) -> None:
@@ -353,6 +367,7 @@ class Act(Enum):
     PAUSE = auto()
     CALL_TOOLS = auto()
     HEAL = auto()
+    FALL_BACK = auto()
     KEEP = auto()
     RETRY = auto()
     RETRY_LATER = auto()
@@ -361,7 +376,13 @@ class Act(Enum):
     HAND_BACK = auto()
 
 
-CALLING: dict[Act, Write] = {Act.COMPLETE: complete, Act.PAUSE: pause, Act.HEAL: heal, Act.KEEP: keep}
+CALLING: dict[Act, Write] = {
+    Act.COMPLETE: complete,
+    Act.PAUSE: pause,
+    Act.HEAL: heal,
+    Act.FALL_BACK: fall_back,
+    Act.KEEP: keep,
+}
 BREAKING_OFF: dict[Act, Write] = {
     Act.RETRY: retry,
     Act.RETRY_LATER: retry_later,

@@ -17,7 +17,7 @@ from turnkeeper.states import AttemptOutcome, TurnState
 from turnkeeper.tables import chats, messages
 from turnkeeper_worker import history, store, upkeep
 from turnkeeper_worker.chain import Anchor, Credential
-from turnkeeper_worker.store import Claimed, Early, Ended, LeaseLost, NotMine, Origin
+from turnkeeper_worker.store import Choice, Claimed, Early, Ended, LeaseLost, NotMine, Origin
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Stage
@@ -27,6 +27,7 @@ HERE = Credential(provider="openai", base_url="https://api.openai.com/v1", key="
 ORIGIN = Origin(credential=HERE, response_id="resp_1", anchors=True)
 WORDS = (Message(role="assistant", parts=(Text(text="Hi"),)),)
 WELL = Ended(outcome=AttemptOutcome.COMPLETED, response_id="resp_1", usage={"input_tokens": 3})
+INSTEAD = Choice(provider="anthropic", model="n", options={}, background=None, fallbacks=())
 LOOK = ToolCall(call_id="a", name="look", arguments="{}")
 SEEN = ToolResult(call_id="a", output="seen")
 
@@ -48,6 +49,9 @@ ARROWS: dict[str, Arrow] = {
         c, turn, Ended(outcome=AttemptOutcome.RETRIED, error=ERROR, delay=timedelta(seconds=9)), is_rung=False
     ),
     "heal": lambda c, turn: store.heal(c, turn, Ended(outcome=AttemptOutcome.HEALED, error=ERROR)),
+    "fall back": lambda c, turn: store.fall_back(
+        c, turn, Ended(outcome=AttemptOutcome.FELL_BACK, error=ERROR), INSTEAD, goes_on=True
+    ),
     "hand back": lambda c, turn: store.hand_back(c, turn, Ended(outcome=AttemptOutcome.HANDED_BACK)),
 }
 ARROWS_FROM_TOOLS: dict[str, Arrow] = {

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from turnkeeper.errors import ChatError, ErrorKind
+from turnkeeper.requests import Fallback
 from turnkeeper_worker.config import RetryPolicy
-from turnkeeper_worker.decide import Decision, GiveUp, Heal, Reason, Retry, decide
+from turnkeeper_worker.decide import FALLS_BACK, Decision, FallBack, FallsBack, GiveUp, Heal, Reason, Retry, decide
 from turnkeeper_worker.failures import Classified, Hint
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -25,9 +26,10 @@ def failed(
     retryable: bool = True,
     hint: timedelta | None = None,
     chain_broken: bool = False,
+    provider: str | None = "openai",
 ) -> Classified:
     return Classified(
-        error=ChatError(kind=kind, message="as classified", provider="openai", retryable=retryable),
+        error=ChatError(kind=kind, message="as classified", provider=provider, retryable=retryable),
         hint=Hint(wait=hint, source="retry-after") if hint is not None else None,
         chain_broken=chain_broken,
     )
@@ -163,6 +165,81 @@ def test_after_a_heal_other_failures_are_retried_as_ever() -> None:
     assert isinstance(after(failed(), healed=True), Retry)
 
 
+NEXT = Fallback(provider="anthropic", model="claude")
+LAST = Fallback(provider="local")
+AT_ONCE = {
+    ErrorKind.RATE_LIMIT,
+    ErrorKind.AUTH,
+    ErrorKind.CONFIG,
+    ErrorKind.USAGE_LIMIT,
+    ErrorKind.MISSING_KEY,
+    ErrorKind.PROVIDER_DISABLED,
+}
+NEVER = {ErrorKind.CONTENT_FILTER, ErrorKind.CONTEXT_OVERFLOW}
+
+
+class TestFallBack:
+    def test_the_table_speaks_of_every_kind(self) -> None:
+        assert FALLS_BACK.keys() == {*ErrorKind}
+
+    @pytest.mark.parametrize("kind", ErrorKind)
+    def test_a_terminal_failure_moves_on_at_once_where_it_is_about_the_provider(self, kind: ErrorKind) -> None:
+        error = failed(kind, retryable=False)
+
+        decision = after(error, fallbacks=(NEXT, LAST))
+
+        moves_on = FallBack(NEXT, Reason.TERMINAL)
+        assert decision == (moves_on if kind in AT_ONCE else GiveUp(error.error, Reason.TERMINAL))
+
+    @pytest.mark.parametrize("kind", ErrorKind)
+    def test_a_failure_moves_on_when_its_attempts_have_run_out(self, kind: ErrorKind) -> None:
+        error = failed(kind)
+
+        decision = after(error, spent=12, fallbacks=(NEXT, LAST))
+
+        moves_on = FallBack(NEXT, Reason.ATTEMPTS)
+        assert decision == (GiveUp(error.error, Reason.ATTEMPTS) if kind in NEVER else moves_on)
+
+    @pytest.mark.parametrize("kind", ErrorKind)
+    def test_while_a_retry_is_worth_it_the_model_stays(self, kind: ErrorKind) -> None:
+        assert isinstance(after(failed(kind), spent=11, fallbacks=(NEXT,)), Retry)
+
+    def test_a_hint_that_is_too_long_is_not_waited_for(self) -> None:
+        decision = after(failed(ErrorKind.RATE_LIMIT, hint=POLICY.max_hint + SECOND), fallbacks=(NEXT,))
+
+        assert decision == FallBack(NEXT, Reason.HINT_TOO_LONG)
+
+    def test_a_retry_that_would_come_too_late_is_not_waited_for(self) -> None:
+        decision = after(failed(hint=2 * MINUTE), elapsed=59 * MINUTE, fallbacks=(NEXT,))
+
+        assert decision == FallBack(NEXT, Reason.DEADLINE)
+
+    @pytest.mark.parametrize(
+        "failure",
+        [
+            pytest.param(failed(), id="that could be retried"),
+            pytest.param(failed(ErrorKind.AUTH, retryable=False), id="that is terminal"),
+        ],
+    )
+    def test_the_deadline_of_the_turn_holds_over_all(self, failure: Classified) -> None:
+        assert isinstance(after(failure, elapsed=60 * MINUTE + SECOND, fallbacks=(NEXT,)), GiveUp)
+
+    def test_what_healed_and_broke_again_moves_on(self) -> None:
+        broken = failed(ErrorKind.GENERIC, chain_broken=True)
+
+        assert after(broken, fallbacks=(NEXT,)) == Heal()
+        assert after(broken, healed=True, fallbacks=(NEXT,)) == FallBack(NEXT, Reason.CHAIN_BROKEN_TWICE)
+
+    def test_what_is_no_provider_s_failure_would_follow_the_turn_to_any(self) -> None:
+        ours = failed(ErrorKind.USAGE_LIMIT, retryable=False, provider=None)
+
+        assert after(ours, fallbacks=(NEXT,)) == GiveUp(ours.error, Reason.TERMINAL)
+
+    @pytest.mark.parametrize("kind", ErrorKind)
+    def test_with_nobody_left_the_turn_ends(self, kind: ErrorKind) -> None:
+        assert isinstance(after(failed(kind, retryable=False)), GiveUp)
+
+
 WAITS = st.timedeltas(min_value=timedelta(0), max_value=timedelta(days=2))
 
 
@@ -175,6 +252,7 @@ WAITS = st.timedeltas(min_value=timedelta(0), max_value=timedelta(days=2))
     elapsed=WAITS,
     healed=st.booleans(),
     seed=st.integers(),
+    fallbacks=st.sampled_from([(), (NEXT,), (NEXT, LAST)]),
 )
 def test_every_decision_keeps_its_promises(
     kind: ErrorKind,
@@ -185,10 +263,13 @@ def test_every_decision_keeps_its_promises(
     elapsed: timedelta,
     healed: bool,
     seed: int,
+    fallbacks: tuple[Fallback, ...],
 ) -> None:
     classified = failed(kind, retryable=retryable, hint=hint, chain_broken=chain_broken)
 
-    decision = after(classified, spent=spent, elapsed=elapsed, healed=healed, rng=Random(seed))
+    decision = after(
+        classified, spent=spent, elapsed=elapsed, healed=healed, rng=Random(seed), fallbacks=fallbacks
+    )
 
     match decision:
         case Retry(delay, hinted):
@@ -201,5 +282,9 @@ def test_every_decision_keeps_its_promises(
         case Heal():
             assert chain_broken
             assert not healed
+        case FallBack(to):
+            assert to == fallbacks[0]
+            assert FALLS_BACK[kind] is not FallsBack.NEVER
+            assert elapsed <= POLICY.turn_deadline
         case GiveUp(error):
             assert error.kind is kind

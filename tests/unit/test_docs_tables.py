@@ -7,6 +7,7 @@ import pytest
 from turnkeeper.errors import COPY, ErrorKind
 from turnkeeper_ops import docs_tables
 from turnkeeper_ops.docs_tables import MarkersMissing, Table, kinds_table, replace_block, rewrite, stale_tables
+from turnkeeper_worker.decide import FALLS_BACK
 
 PAGE = "before\n<!-- t:begin -->\nold\n<!-- t:end -->\nafter\n"
 
@@ -20,7 +21,8 @@ def test_the_table_of_kinds_has_a_row_for_each() -> None:
 
     assert len(rows) == len(ErrorKind) + 2
     for kind, row in zip(ErrorKind, rows[2:], strict=True):
-        assert row.startswith(f"| `{kind}` | {COPY[kind].retry} | {COPY[kind].title} |")
+        falls_back = FALLS_BACK[kind].value
+        assert row.startswith(f"| `{kind}` | {COPY[kind].retry} | {falls_back} | {COPY[kind].title} |")
 
 
 def test_only_what_stands_between_the_comments_is_replaced() -> None:

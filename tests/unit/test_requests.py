@@ -294,3 +294,38 @@ class TestDigest:
         keyed = TurnRequest.parse({"text": "a", "idempotency_key": "k", "on_busy": "interrupt"})
 
         assert plain.digest() == keyed.digest()
+
+
+class TestFallbacks:
+    @pytest.mark.parametrize(
+        ("written", "provider", "model"),
+        [
+            ("anthropic", "anthropic", None),
+            ("openai/gpt-5", "openai", "gpt-5"),
+            ("router/meta/llama", "router", "meta/llama"),
+            ({"provider": "openai", "model": "gpt-5"}, "openai", "gpt-5"),
+        ],
+    )
+    def test_they_are_named_in_short_or_at_length(self, written: object, provider: str, model: str | None) -> None:
+        (fallback,) = TurnRequest.parse({"text": "Hi", "fallbacks": [written]}).fallbacks or ()
+
+        assert (fallback.provider, fallback.model) == (provider, model)
+
+    @pytest.mark.parametrize(
+        "fallbacks",
+        [
+            ["/gpt-5"],
+            [""],
+            [7],
+            "openai",
+            [{"model": "gpt-5"}],
+            ["openai"] * 11,
+            ["open\0ai"],
+            [{"provider": "a", "b": 1}],
+        ],
+    )
+    def test_what_names_nobody_is_refused_in_one_line(self, fallbacks: object) -> None:
+        with pytest.raises(InvalidRequest, match=r"fallbacks|NUL") as caught:
+            TurnRequest.parse({"text": "Hi", "fallbacks": fallbacks})
+
+        assert len(str(caught.value).splitlines()) == 1

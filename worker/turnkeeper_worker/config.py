@@ -19,6 +19,7 @@ from pydantic_settings import (
 
 from turnkeeper.errors import ErrorKind
 from turnkeeper.exceptions import InvalidSettings
+from turnkeeper.requests import Fallbacks
 from turnkeeper.settings import Connections
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -135,6 +136,8 @@ class ProviderConfig(BaseModel):
     """How long a stream may pause between two events; 0 waits for ever."""
     models: dict[str, ModelConfig] = Field(default_factory=dict)
     """What differs for single models."""
+    fallbacks: Fallbacks = ()
+    """Who answers, in this order, turns that name no fallbacks, such as `["anthropic", "openai/gpt-5-mini"]`."""
     retry: RetryPolicy | None = None
     """A retry policy of its own."""
 
@@ -239,6 +242,15 @@ class Settings(Connections):
                 f"beat_seconds ({self.beat_seconds:g}) must be at most a third of "
                 f"lease_ttl_seconds ({self.lease_ttl_seconds:g})"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _falls_back_on_what_there_is(self) -> Self:
+        known = self.providers.keys() | BUILT_IN_PROVIDERS.keys()
+        for name, config in self.providers.items():
+            for one in config.fallbacks:
+                if one.provider not in known:
+                    raise ValueError(f"[providers.{name}] falls back on {one.provider}, which is no provider here")
         return self
 
     def all_providers(self, environment: Mapping[str, str]) -> dict[str, ProviderConfig]:

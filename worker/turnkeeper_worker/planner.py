@@ -11,14 +11,14 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Connection
 
-from turnkeeper.messages import Message
+from turnkeeper.requests import Fallback
 from turnkeeper_worker import chain_health, history, store
 from turnkeeper_worker.chain import Chained, Credential, FullReplay, Health, Plan, Present, plan
 from turnkeeper_worker.config import ProviderConfig
 from turnkeeper_worker.failures import Signal
 from turnkeeper_worker.providers import Call, Running, ToolSpec
 from turnkeeper_worker.replay import Reader, Said, readable_by, repair
-from turnkeeper_worker.store import Claimed
+from turnkeeper_worker.store import Choice, Claimed
 from turnkeeper_worker.switchboard import Switchboard
 from turnkeeper_worker.tools import Toolbox
 
@@ -54,7 +54,9 @@ class Attempt:
         """What operators see of it: one line, no words of the chat."""
         turn = self.turn
         chained = "chained" if self.call.is_chained else "full history"
-        return f"{turn.provider} {self.call.model}, step {turn.step}, attempt {turn.attempt}, {chained}"
+        instead = f" instead of {turn.first_choice.provider}" if turn.first_choice else ""
+        who = f"{turn.provider} {self.call.model}{instead}"
+        return f"{who}, step {turn.step}, attempt {turn.attempt}, {chained}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +86,28 @@ class Planner:
     def config(self, turn: Claimed) -> ProviderConfig | None:
         """Return the configuration of the turn's provider, if this worker has one."""
         return self.configs.get(turn.provider)
+
+    def fallbacks(self, turn: Claimed) -> tuple[Fallback, ...]:
+        """Return the models that may still answer instead: the turn's own, else those of its provider."""
+        if turn.fallbacks is not None:
+            return turn.fallbacks
+        config = self.config(turn)
+        return config.fallbacks if config else ()
+
+    def choice(self, turn: Claimed, to: Fallback) -> Choice:
+        """Return what the turn asks of the first of its fallbacks: what it was enqueued with, where it fits."""
+        asked = turn.asked
+        here, there = self.configs.get(asked.provider), self.configs.get(to.provider)
+        is_alike = here is not None and there is not None and here.api == there.api
+        can_run_in_background = there is not None and there.can_run_in_background
+        options = to.options if to.options is not None else asked.options if is_alike else {}
+        return Choice(
+            provider=to.provider,
+            model=to.model,
+            options=dict(options),
+            background=asked.background if can_run_in_background else None,
+            fallbacks=self.fallbacks(turn)[1:],
+        )
 
     def _credential(self, turn: Claimed) -> Credential:
         config = self.config(turn)
@@ -130,7 +154,7 @@ class Planner:
             tools=tools,
             background=config.background if turn.background is None else turn.background,
             may_chain=not (turn.healed or health.is_resting),
-            continues=_ends_paused(turn, history),
+            continues=_ends_paused(turn, said),
         )
         return Attempt(turn=turn, call=call, credential=credential, terms=terms, health=health)
 
@@ -200,6 +224,8 @@ def _terms(turn: Claimed, tools: Sequence[ToolSpec]) -> str:
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _ends_paused(turn: Claimed, history: Sequence[Message]) -> bool:
-    """Tell whether the step before this one was paused: any other goes on with results."""
-    return turn.step > 1 and bool(history) and history[-1].role == "assistant"
+def _ends_paused(turn: Claimed, said: Sequence[Said]) -> bool:
+    """Tell whether the step before this one was paused, by the model that goes on."""
+    if turn.step == 1 or not said:
+        return False
+    return said[-1].message.role == "assistant" and said[-1].provider == turn.provider

@@ -1,4 +1,4 @@
-"""What was decided about a failed attempt, carried out: classify → decide → retry, heal or give up."""
+"""What was decided about a failed attempt, carried out: classify → decide → retry, heal, fall back or give up."""
 
 import random
 import traceback
@@ -14,14 +14,14 @@ from turnkeeper.states import AttemptOutcome
 from turnkeeper_worker import chain_health, store
 from turnkeeper_worker.config import ProviderConfig, RetryPolicy
 from turnkeeper_worker.database import Database
-from turnkeeper_worker.decide import Decision, GiveUp, Heal, Retry, decide
+from turnkeeper_worker.decide import Decision, FallBack, GiveUp, Heal, Retry, decide
 from turnkeeper_worker.failures import Classified, Failure, classify, describe
 from turnkeeper_worker.live import Live
 from turnkeeper_worker.outcomes import GaveUp, Outcome, Retrying
 from turnkeeper_worker.planner import Attempt, Planner
 from turnkeeper_worker.providers import Failed
 from turnkeeper_worker.speaker import Speaker
-from turnkeeper_worker.store import Claimed, Ended
+from turnkeeper_worker.store import Choice, Claimed, Ended
 from turnkeeper_worker.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -65,6 +65,10 @@ class Remedies:
                 return await self._retry(turn, replace(ended, delay=delay), delay, speaker, failed, attempt)
             case Heal():
                 return await self._heal(turn, replace(ended, outcome=AttemptOutcome.HEALED), speaker, attempt)
+            case FallBack(to=to, reason=reason):
+                facts = (ended.facts or {}) | {"fell_back": reason}
+                left = replace(ended, outcome=AttemptOutcome.FELL_BACK, facts=facts)
+                return await self._fall_back(turn, left, self.planner.choice(turn, to), speaker, failed)
             case GiveUp(error=error, reason=reason):
                 facts = (ended.facts or {}) | {"gave_up": reason}
                 final = replace(ended, outcome=AttemptOutcome.FAILED, error=error, facts=facts)
@@ -83,6 +87,7 @@ class Remedies:
             policy=self.policy_for(self.planner.config(turn)),
             rng=self.rng,
             now=datetime.now(UTC),
+            fallbacks=self.planner.fallbacks(turn),
         )
 
     async def _retry(
@@ -111,6 +116,20 @@ class Remedies:
 
     def _store_heal(self, connection: Connection, turn: Claimed, ended: Ended) -> Attempt:
         return self.planner.begin(connection, store.heal(connection, turn, ended))
+
+    async def _fall_back(
+        self, turn: Claimed, ended: Ended, choice: Choice, speaker: Speaker, failed: Failed
+    ) -> Attempt:
+        following = await self.database.surely(self._store_fall_back, turn, ended, choice, goes_on=failed.goes_on)
+        instead = following.turn
+        speaker.say_retry("fall_back", error=ended.error, provider=instead.provider, model=instead.model)
+        return following
+
+    def _store_fall_back(
+        self, connection: Connection, turn: Claimed, ended: Ended, choice: Choice, *, goes_on: bool
+    ) -> Attempt:
+        following = store.fall_back(connection, turn, ended, choice, goes_on=goes_on)
+        return self.planner.begin(connection, following)
 
     async def _count_break(self, broken: Attempt) -> None:
         """Count the broken chain: in a transaction of its own, for all turns of a key count in one row."""
@@ -173,4 +192,5 @@ def _log_failure(turn: Claimed, classified: Classified, decision: Decision) -> N
         chain_broken=classified.chain_broken,
         decision=type(decision).__name__.lower(),
         delay_s=round(decision.delay.total_seconds(), 3) if isinstance(decision, Retry) else None,
+        falls_back_on=str(decision.to) if isinstance(decision, FallBack) else None,
     )

@@ -98,13 +98,15 @@ class Speaker:
 
     def say_retry(
         self,
-        reason: Literal["retry", "heal", "handed_back"],
+        reason: Literal["retry", "heal", "fall_back", "handed_back"],
         *,
         error: ChatError | None = None,
         retrying_at: datetime | None = None,
         delay: timedelta = timedelta(0),
+        provider: str | None = None,
+        model: str | None = None,
     ) -> None:
-        """Tell that everything said is void, and when the next attempt starts."""
+        """Tell that everything said is void, when the next attempt starts, and who answers instead, if anybody."""
         self.live.say(
             TurnRetry(
                 **self._stamp,
@@ -112,6 +114,8 @@ class Speaker:
                 delay_ms=round(delay.total_seconds() * 1000),
                 retrying_at=retrying_at or datetime.now(UTC),
                 error=error and _in_retry_copy(error),
+                provider=provider,
+                model=model,
             )
         )
 

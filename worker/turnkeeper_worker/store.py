@@ -5,19 +5,35 @@ now: `LeaseLost`, and the transaction leaves nothing behind. Functions take an o
 the chat as well locks it first, as everywhere.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from typing import Any, TypeAlias
 from uuid import UUID
 
-from sqlalchemy import Connection, DateTime, Row, Update, and_, bindparam, case, exists, func, select, text, update
+from sqlalchemy import (
+    Connection,
+    DateTime,
+    Row,
+    Update,
+    and_,
+    bindparam,
+    case,
+    exists,
+    func,
+    literal_column,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from turnkeeper.errors import ChatError
 from turnkeeper.messages import Message, Parts, ToolCall
+from turnkeeper.requests import Fallback
 from turnkeeper.states import WAITING_STATES, AttemptOutcome, TurnState
-from turnkeeper.tables import attempts, chats, messages, turns
+from turnkeeper.tables import attempts, chats, left_responses, messages, turns
 from turnkeeper.turns import wake_next
 from turnkeeper_worker.chain import Anchor, Credential, read_anchor
 from turnkeeper_worker.checkpoint import Checkpoint, read_checkpoint
@@ -64,6 +80,10 @@ class Claimed:
     """The worker's tools that the model may call."""
     background: bool | None
     """None: as the provider's configuration says."""
+    fallbacks: tuple[Fallback, ...] | None
+    """Who may still answer instead; None: as the provider's configuration says."""
+    first_choice: "Asked | None"
+    """What was asked at first, once the turn has fallen back."""
     checkpoint: Checkpoint | None
     anchor: Anchor | None
     usage: dict[str, int] | None
@@ -73,6 +93,20 @@ class Claimed:
     is_cancelled: bool
     others_stand_back: bool
     """Turns of the same owner wait for their place at the broker; one of them may have it now."""
+
+    @property
+    def asked(self) -> "Asked":
+        """What was asked at first."""
+        return self.first_choice or Asked(provider=self.provider, options=self.options, background=self.background)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a turn was enqueued with, of all that may be different when it falls back."""
+
+    provider: str
+    options: dict[str, Any]
+    background: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +187,8 @@ def _claimed(row: Row[Any], worker_id: UUID) -> Claimed:
         instructions=row.instructions,
         tools=tuple(row.tools),
         background=row.background,
+        fallbacks=None if row.fallbacks is None else tuple(map(Fallback.model_validate, row.fallbacks)),
+        first_choice=None if row.first_choice is None else _asked(row.first_choice),
         checkpoint=read_checkpoint(row.checkpoint),
         anchor=read_anchor(row.anchor),
         usage=row.usage,
@@ -160,6 +196,10 @@ def _claimed(row: Row[Any], worker_id: UUID) -> Claimed:
         is_cancelled=row.cancel_requested_at is not None,
         others_stand_back=row.others_stand_back,
     )
+
+
+def _asked(first_choice: Mapping[str, Any]) -> Asked:
+    return Asked(**{name: first_choice[name] for name in ("provider", "options", "background")})
 
 
 def _not_claimed(connection: Connection, turn_id: UUID) -> Early | NotMine:
@@ -459,6 +499,67 @@ def heal(connection: Connection, turn: Claimed, ended: Ended) -> Claimed:
     _end_attempt(connection, turn, ended)
     _update_chat(connection, turn, anchor=None)
     return replace(turn, **changes, anchor=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Which model is to answer a turn, and what it is asked for."""
+
+    provider: str
+    model: str | None
+    options: dict[str, Any]
+    background: bool | None
+    fallbacks: tuple[Fallback, ...]
+    """Who may answer instead of this one."""
+
+
+def fall_back(
+    connection: Connection, turn: Claimed, ended: Ended, choice: Choice, *, goes_on: bool = False
+) -> Claimed:
+    """Let another model go on with the step, and number its first attempt; the turn stays running.
+
+    Raises LeaseLost.
+
+    Args:
+        connection: An open transaction.
+        turn: The turn under our lease.
+        ended: The failed attempt.
+        choice: The model that follows; its budget is a new one.
+        goes_on: Whether a background response is left behind, which must be called off.
+    """
+    if goes_on:
+        _leave_response(connection, turn)
+    changes: dict[str, Any] = {
+        "provider": choice.provider,
+        "model": choice.model,
+        "options": choice.options,
+        "background": choice.background,
+        "attempt": turn.attempt + 1,
+        "spent": 0,
+        "healed": False,
+        "usage": total(turn.usage, ended.usage),
+        "checkpoint": None,
+    }
+    remaining = [one.model_dump(mode="json", exclude_none=True) for one in choice.fallbacks]
+    first = func.coalesce(turns.c.first_choice, _CHOSEN)
+    _write(connection, turn, update(turns).values(changes | {"fallbacks": remaining, "first_choice": first}))
+    _end_attempt(connection, turn, ended)
+    return replace(turn, **changes, fallbacks=choice.fallbacks, first_choice=turn.asked)
+
+
+_MAY_DIFFER = ("provider", "model", "options", "background", "fallbacks")
+_CHOSEN = func.jsonb_build_object(
+    *chain.from_iterable((literal_column(f"'{name}'"), turns.c[name]) for name in _MAY_DIFFER)
+)
+
+
+def _leave_response(connection: Connection, turn: Claimed) -> None:
+    """Note that a background response goes on which nobody will come back to."""
+    left = select(
+        turns.c.id, turns.c.step, turns.c.attempt, turns.c.checkpoint.op("-")(literal_column("'pieces'"))
+    ).where(turns.c.id == turn.id, turns.c.epoch == turn.epoch, turns.c.checkpoint.is_not(None))
+    columns = ["turn_id", "step", "attempt", "checkpoint"]
+    connection.execute(insert(left_responses).from_select(columns, left))
 
 
 def hand_back(connection: Connection, turn: Claimed, ended: Ended) -> None:

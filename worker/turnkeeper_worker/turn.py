@@ -4,7 +4,7 @@
 claim → plan → load → begin → call → answer ─→ complete
   │                    ↑  ↑      │      └→ tools, or a pause ─→ next step
   │                    │  │      └─ failure → classify → decide ─→ retry | give up
-  │                    │  └──────────────── heal ←┘
+  │                    │  └──── heal | fall back ←┘
   └→ tools of a lost worker ─→ next step
 ```
 Every arrow that writes is one transaction; none is open while the provider speaks, or a tool runs.

@@ -10,6 +10,7 @@ from sqlalchemy import (
     Connection,
     Integer,
     Row,
+    Select,
     Table,
     and_,
     bindparam,
@@ -29,7 +30,7 @@ from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from turnkeeper.errors import ChatError, ErrorKind, Situation, read_stored, terminal_copy
 from turnkeeper.states import AttemptOutcome, TurnState
-from turnkeeper.tables import attempts, chats, erased_turns, rejections, tool_runs, turns, workers
+from turnkeeper.tables import attempts, chats, erased_turns, left_responses, rejections, tool_runs, turns, workers
 from turnkeeper.turns import AT_BROKER, wake_next
 from turnkeeper_worker import ledger
 from turnkeeper_worker.checkpoint import Checkpoint, read_checkpoint
@@ -303,10 +304,13 @@ def wake_stuck(connection: Connection, *, limit: int = BATCH) -> list[Due]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Abandoned:
-    """A background response that still runs, though its turn has ended or was erased."""
+    """A background response that still runs, though its turn has ended, was erased, or has fallen back."""
 
     turn_id: UUID
     checkpoint: Checkpoint
+
+
+_GOES_ON = exists().where(turns.c.id == left_responses.c.turn_id, turns.c.finished_at.is_(None))
 
 
 def find_abandoned(connection: Connection, *, limit: int = 50) -> list[Abandoned]:
@@ -318,8 +322,11 @@ def find_abandoned(connection: Connection, *, limit: int = 50) -> list[Abandoned
         turns.c.checkpoint.is_not(None), turns.c.finished_at.is_not(None)
     )
     erased = select(erased_turns.c.id, erased_turns.c.checkpoint).where(erased_turns.c.checkpoint.is_not(None))
-    both = union_all(ended, erased).subquery()
-    rows = connection.execute(select(both).order_by(func.random()).limit(limit))
+    left_behind = select(left_responses.c.turn_id, left_responses.c.checkpoint).where(
+        or_(left_responses.c.called_off_at.is_(None), ~_GOES_ON)
+    )
+    all_of_them = union_all(ended, erased, left_behind).subquery()
+    rows = connection.execute(select(all_of_them).order_by(func.random()).limit(limit))
     read = ((row.id, read_checkpoint(row.checkpoint)) for row in rows)
     return [Abandoned(turn_id=turn_id, checkpoint=left) for turn_id, left in read if left is not None]
 
@@ -328,22 +335,44 @@ def close_abandoned(connection: Connection, abandoned: Abandoned, usage: dict[st
     """Note that a background response is over, and what it has cost; of two workers that do so, one is heard."""
     turn_id = abandoned.turn_id
     _close(connection, erased_turns, abandoned)
-    found = _close(connection, turns, abandoned)
+    if left_by := _close_left(connection, abandoned):
+        found = connection.execute(select(turns.c.usage).where(turns.c.id == turn_id).with_for_update()).first()
+    else:
+        found = _close(connection, turns, abandoned)
     if found is None or usage is None:
         return
     connection.execute(update(turns).where(turns.c.id == turn_id).values(usage=total(found.usage, usage)))
-    last = (
+    connection.execute(
+        update(attempts)
+        .where(
+            attempts.c.turn_id == turn_id,
+            tuple_(attempts.c.step, attempts.c.number).in_(left_by or _last_attempt(turn_id)),
+        )
+        .values(usage=usage, response_id=abandoned.checkpoint.response_id)
+    )
+
+
+def _last_attempt(turn_id: UUID) -> Select[Any]:
+    return (
         select(attempts.c.step, attempts.c.number)
         .where(attempts.c.turn_id == turn_id)
         .order_by(attempts.c.step.desc(), attempts.c.number.desc())
         .limit(1)
     )
-    place = tuple_(attempts.c.step, attempts.c.number)
-    connection.execute(
-        update(attempts)
-        .where(attempts.c.turn_id == turn_id, place.in_(last))
-        .values(usage=usage, response_id=abandoned.checkpoint.response_id)
+
+
+def _close_left(connection: Connection, abandoned: Abandoned) -> list[tuple[int, int]]:
+    """Close a response that was left behind, once its turn has ended; return the attempt that had asked for it.
+
+    Until then its worker knows what the turn has cost so far, and would write over what we add.
+    """
+    response_id = left_responses.c.checkpoint["response_id"].astext
+    this = and_(left_responses.c.turn_id == abandoned.turn_id, response_id == abandoned.checkpoint.response_id)
+    connection.execute(update(left_responses).where(this, _GOES_ON).values(called_off_at=func.now()))
+    closed = (
+        delete(left_responses).where(this, ~_GOES_ON).returning(left_responses.c.step, left_responses.c.attempt)
     )
+    return [(row.step, row.attempt) for row in connection.execute(closed)]
 
 
 def _close(connection: Connection, table: Table, abandoned: Abandoned) -> Row[Any] | None:
@@ -355,7 +384,8 @@ def _close(connection: Connection, table: Table, abandoned: Abandoned) -> Row[An
 def forget_abandoned(connection: Connection, *, after: timedelta) -> int:
     """Stop looking after responses whose turns ended so long ago that they are over by themselves."""
     ended = {turns: turns.c.finished_at, erased_turns: erased_turns.c.erased_at}
-    return sum(
+    is_old = and_(left_responses.c.left_at < func.now() - after, ~_GOES_ON)
+    return connection.execute(delete(left_responses).where(is_old)).rowcount + sum(
         connection.execute(
             update(table).where(table.c.checkpoint.is_not(None), at < func.now() - after).values(checkpoint=None)
         ).rowcount

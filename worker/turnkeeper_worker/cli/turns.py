@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -40,6 +41,12 @@ def enqueue(
     tool: Annotated[
         list[str] | None, typer.Option(help="A tool of the workers that the model may call; may be repeated.")
     ] = None,
+    fallback: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PROVIDER[/MODEL]", help="Who answers where the model cannot; may be repeated, in order."
+        ),
+    ] = None,
     background: Annotated[
         bool | None, typer.Option(help="Whether the provider goes on when a worker dies.", show_default=False)
     ] = None,
@@ -54,6 +61,7 @@ def enqueue(
     """Store a turn, tell the workers, and print its id."""
     settings = Settings.load()
     provider, model = _choose(settings, chat, provider, model)
+    fallbacks = _read_fallbacks(settings, fallback)
     with keeper_of(settings) as keeper:
         enqueued = keeper.enqueue(
             chat,
@@ -62,6 +70,7 @@ def enqueue(
             model=model,
             instructions=instructions,
             tools=tuple(tool) if tool else None,
+            fallbacks=fallbacks,
             background=background,
             owner=owner,
             priority=priority,
@@ -190,14 +199,26 @@ def _choose(
     if provider is None and chat is not None:
         return None, model
     provider = provider or settings.default_provider or _only(configured)
+    _check_configured(provider, configured)
+    if model is None and configured[provider].model is None and chat is None:
+        raise InvalidRequest(f"provider {provider} has no model of its own; give --model")
+    return provider, model
+
+
+def _read_fallbacks(settings: Settings, given: list[str] | None) -> tuple[str, ...] | None:
+    """Check that their providers exist before anything is stored.  Raises InvalidRequest."""
+    configured = settings.all_providers(os.environ) if given else {}
+    for one in given or ():
+        _check_configured(one.partition("/")[0], configured)
+    return tuple(given) if given else None
+
+
+def _check_configured(provider: str, configured: dict[str, ProviderConfig]) -> None:
     if provider not in configured:
         known = ", ".join(sorted(configured)) or "none"
         raise InvalidRequest(
             f"no provider is called {provider}; configured: {known}; add [providers.{provider}] to turnkeeper.toml"
         )
-    if model is None and configured[provider].model is None and chat is None:
-        raise InvalidRequest(f"provider {provider} has no model of its own; give --model")
-    return provider, model
 
 
 def _only(configured: dict[str, ProviderConfig]) -> str:
@@ -220,7 +241,7 @@ def _exit_code(final: Event | None) -> int:
 
 
 def _print_view(console: Console, view: TurnView) -> None:
-    console.print(f"turn {view.id}  [bold]{view.state}[/]  {view.provider} {view.model or ''}")
+    console.print(f"turn {view.id}  [bold]{view.state}[/]  {_who(view)}")
     console.print(f"chat {view.chat_id}, turn {view.seq}", style="dim")
     if view.superseded_by:
         console.print(f"superseded by turn {view.superseded_by}")
@@ -236,12 +257,23 @@ def _print_view(console: Console, view: TurnView) -> None:
         console.print(Text(view.text))
 
 
+def _who(view: TurnView) -> str:
+    """Name the model that answers, and the one that was asked at first."""
+    first = view.first_choice
+    instead = f", instead of {first['provider']} {first['model'] or ''}".rstrip() if first else ""
+    return escape(f"{view.provider} {view.model or ''}".rstrip() + instead)
+
+
 def _attempts_table(view: TurnView) -> Table:
-    table = Table("step", "attempt", "outcome", "kind", "status", "wait", "history", "why", box=None)
+    has_fallen_back = view.first_choice is not None
+    who = ("model",) if has_fallen_back else ()
+    table = Table("step", "attempt", *who, "outcome", "kind", "status", "wait", "history", "why", box=None)
     for attempt in view.attempts:
+        model = (escape(f"{attempt.provider} {attempt.model or ''}"),) if has_fallen_back else ()
         table.add_row(
             str(attempt.step),
             str(attempt.number),
+            *model,
             attempt.outcome,
             attempt.kind or "",
             str(attempt.status_code or ""),
@@ -275,8 +307,8 @@ def _one_line(text: str) -> str:
 
 
 def _why(attempt: AttemptView) -> str:
-    """Name the rule that classified the failure, and the budget that ended the turn, if one did."""
+    """Name the rule that classified the failure, and the budget that ended the turn or its model, if one did."""
     facts = attempt.facts or {}
-    reason = facts.get("gave_up")
+    reason = facts.get("gave_up") or facts.get("fell_back")
     ended_by = f"; gave up: {reason}" if reason not in {None, "terminal"} else ""
     return f"{facts.get('rule', '')}{ended_by}"
