@@ -22,7 +22,7 @@ from redis.exceptions import RedisError
 from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from turnkeeper import switches, turns, views
+from turnkeeper import limits, switches, turns, views
 from turnkeeper.database import explaining_database_errors
 from turnkeeper.doorbell import producer_app, ring
 from turnkeeper.erasing import Erased, erase_chat
@@ -30,8 +30,10 @@ from turnkeeper.events import Event, TurnCancelled, unvoided
 from turnkeeper.exceptions import BrokerUnavailable, DatabaseUnavailable, InvalidRequest
 from turnkeeper.follow import BLOCK_MS, EVENTS_TTL_SECONDS, FIELD, Entry, Follower, end_of, stored_events
 from turnkeeper.keys import CANCEL_CHANNEL, events_key
+from turnkeeper.limits import Limit, Usage
 from turnkeeper.requests import TurnRequest
 from turnkeeper.settings import Connections
+from turnkeeper.states import UsagePeriod
 from turnkeeper.switches import Disabled
 from turnkeeper.turns import Cancelled, Enqueued
 from turnkeeper.views import TurnView
@@ -112,6 +114,7 @@ class Turnkeeper(_Keeper):
 
         Raises:
             InvalidRequest, UnknownChat, ChatBusy, IdempotencyConflict: Nothing was stored.
+            UsageLimitExceeded: Nothing was stored; it says when the next period begins.
             DatabaseUnavailable: Nothing was stored.
         """
         request = self._request(chat, text, options)
@@ -143,6 +146,7 @@ class Turnkeeper(_Keeper):
 
         Raises:
             InvalidRequest, UnknownTurn, TurnRejected, NotEditable, IdempotencyConflict: Nothing was changed.
+            UsageLimitExceeded: Nothing was changed.
             DatabaseUnavailable: Nothing was changed.
         """
         return self.enqueue(None, text, connection=connection, edits=_uuid(turn_id), **options)
@@ -169,7 +173,10 @@ class Turnkeeper(_Keeper):
         return cancelled
 
     def retry(self, turn_id: UUID | str) -> Enqueued:
-        """Skip a turn's countdown, or answer a failed turn anew.  Raises UnknownTurn or NotRetryable."""
+        """Skip a turn's countdown, or answer a failed turn anew.
+
+        Raises UnknownTurn, NotRetryable or UsageLimitExceeded.
+        """
         enqueued = self._transact(turns.retry, _uuid(turn_id))
         return enqueued if self.ring(enqueued.id) else replace(enqueued, is_rung=False)
 
@@ -210,6 +217,29 @@ class Turnkeeper(_Keeper):
     def disabled_providers(self) -> dict[str, Disabled]:
         """Return the providers that are switched off, by name."""
         return self._transact(switches.disabled)
+
+    def usage(self, owner: str) -> tuple[Usage, ...]:
+        """Return what an owner has used of each limit that holds, the shortest period first."""
+        return self._transact(limits.usage_of, owner)
+
+    def limits(self) -> tuple[Limit, ...]:
+        """Return all limits of usage, by owner."""
+        return self._transact(limits.list_limits)
+
+    def set_limit(
+        self,
+        owner: str,
+        period: UsagePeriod | str,
+        *,
+        max_turns: int | None = None,
+        max_tokens: int | None = None,
+    ) -> Limit:
+        """Set what an owner may use in a period; see `turnkeeper.limits.set_limit`.  Raises InvalidRequest."""
+        return self._transact(limits.set_limit, owner, period, max_turns=max_turns, max_tokens=max_tokens)
+
+    def remove_limit(self, owner: str, period: UsagePeriod | str) -> bool:
+        """Remove a limit; return whether there was one.  Raises InvalidRequest."""
+        return self._transact(limits.remove_limit, owner, period)
 
     def follow(self, turn_id: UUID | str, *, after: str = "") -> Iterator[Event]:
         """Yield the events of a turn as they happen, until it ends.
@@ -372,7 +402,10 @@ class AsyncTurnkeeper(_Keeper):
         return cancelled
 
     async def retry(self, turn_id: UUID | str) -> Enqueued:
-        """Skip a turn's countdown, or answer a failed turn anew.  Raises UnknownTurn or NotRetryable."""
+        """Skip a turn's countdown, or answer a failed turn anew.
+
+        Raises UnknownTurn, NotRetryable or UsageLimitExceeded.
+        """
         enqueued = await self._transact(turns.retry, _uuid(turn_id))
         return enqueued if await self.ring(enqueued.id) else replace(enqueued, is_rung=False)
 
@@ -400,6 +433,29 @@ class AsyncTurnkeeper(_Keeper):
     async def disabled_providers(self) -> dict[str, Disabled]:
         """Return the providers that are switched off, by name."""
         return await self._transact(switches.disabled)
+
+    async def usage(self, owner: str) -> tuple[Usage, ...]:
+        """Return what an owner has used of each limit that holds, the shortest period first."""
+        return await self._transact(limits.usage_of, owner)
+
+    async def limits(self) -> tuple[Limit, ...]:
+        """Return all limits of usage, by owner."""
+        return await self._transact(limits.list_limits)
+
+    async def set_limit(
+        self,
+        owner: str,
+        period: UsagePeriod | str,
+        *,
+        max_turns: int | None = None,
+        max_tokens: int | None = None,
+    ) -> Limit:
+        """Set what an owner may use in a period; see `turnkeeper.limits.set_limit`.  Raises InvalidRequest."""
+        return await self._transact(limits.set_limit, owner, period, max_turns=max_turns, max_tokens=max_tokens)
+
+    async def remove_limit(self, owner: str, period: UsagePeriod | str) -> bool:
+        """Remove a limit; return whether there was one.  Raises InvalidRequest."""
+        return await self._transact(limits.remove_limit, owner, period)
 
     async def follow(self, turn_id: UUID | str, *, after: str = "") -> AsyncIterator[Event]:
         """Yield the events of a turn as they happen, until it ends; see `Turnkeeper.follow`."""

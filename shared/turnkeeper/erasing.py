@@ -14,6 +14,7 @@ from sqlalchemy.dialects.postgresql import insert
 from turnkeeper.exceptions import UnknownChat
 from turnkeeper.states import TurnState
 from turnkeeper.tables import chats, erased_turns, turns
+from turnkeeper.turns import WHO_PAYS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,9 +38,13 @@ def erase_chat(connection: Connection, chat_id: UUID) -> Erased:
     found = connection.execute(
         select(turns.c.id, turns.c.state).where(of_chat).order_by(turns.c.seq).with_for_update()
     ).all()
-    remains = select(turns.c.id, turns.c.checkpoint.op("-")(cast("pieces", Text))).where(of_chat)
-    remember = insert(erased_turns).from_select(["id", "checkpoint"], remains)
-    renew = {"checkpoint": remember.excluded.checkpoint, "erased_at": func.now()}
+    remains = select(turns.c.id, turns.c.checkpoint.op("-")(cast("pieces", Text)), WHO_PAYS).where(of_chat)
+    remember = insert(erased_turns).from_select(["id", "checkpoint", "owner"], remains)
+    renew = {
+        "checkpoint": remember.excluded.checkpoint,
+        "owner": remember.excluded.owner,
+        "erased_at": func.now(),
+    }
     connection.execute(remember.on_conflict_do_update(index_elements=["id"], set_=renew))
     connection.execute(chats.delete().where(chats.c.id == chat_id))
     return Erased(

@@ -55,6 +55,8 @@ class Situation(StrEnum):
     """Worker after worker died while it ran the turn."""
     UNKNOWN_PROVIDER = "unknown_provider"
     """The chat names a provider that is not configured."""
+    OWN_LIMIT = "own_limit"
+    """What the owner may use in this period is used up, by our own count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +183,7 @@ SITUATIONS: dict[Situation, str] = {
     ),
     Situation.POISON: "Every worker that took this turn died of it. Tell an administrator.",
     Situation.UNKNOWN_PROVIDER: "No provider {provider} is configured. Choose another model.",
+    Situation.OWN_LIMIT: "The usage limit for this period is reached. Wait until the next one begins.",
     Situation.CHAIN_LOST: (
         "{provider} no longer holds the stored part of this conversation. Resend the message to start over."
     ),

@@ -10,6 +10,7 @@ TurnkeeperError
 ├── NotRetryable           the turn cannot be tried again
 ├── NotEditable            another message stands in the turn's place already
 ├── ChatBusy               `on_busy=reject` met an unfinished turn
+├── UsageLimitExceeded     the owner's limit for this period is reached
 ├── IdempotencyConflict    the key was used for another request
 ├── DatabaseUnavailable    nothing was stored
 └── BrokerUnavailable      the turn is stored, and starts by itself later
@@ -17,6 +18,7 @@ TurnkeeperError
 Each is constructed from its facts and words itself, so that it survives pickling.
 """
 
+from datetime import UTC, datetime
 from uuid import UUID
 
 
@@ -119,6 +121,26 @@ class ChatBusy(TurnkeeperError):
 
     def __str__(self) -> str:
         return f"chat {self.chat_id} has an unfinished turn; wait for it, or use on_busy=queue or interrupt"
+
+
+class UsageLimitExceeded(TurnkeeperError):
+    """The owner's limit for this period is reached."""
+
+    def __init__(
+        self, spent: int, limit: int, resets_at: datetime, what: str = "tokens", period: str = "day"
+    ) -> None:
+        super().__init__(spent, limit, resets_at, what, period)
+        self.spent = spent
+        self.limit = limit
+        self.resets_at = resets_at
+        self.what = what
+        self.period = period
+
+    def __str__(self) -> str:
+        return (
+            f"{self.spent:,} of {self.limit:,} {self.what} of this {self.period} are used; "
+            f"try after {self.resets_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+        )
 
 
 class IdempotencyConflict(TurnkeeperError):

@@ -71,6 +71,14 @@ class ToolRunState(StrEnum):
     """Whether it did its work is not known, and it does not run again."""
 
 
+class UsagePeriod(StrEnum):
+    """The stretch of the calendar, in UTC, that a limit of usage is for."""
+
+    HOUR = "hour"
+    DAY = "day"
+    MONTH = "month"
+
+
 class OnBusy(StrEnum):
     """What enqueue does when the chat has an unfinished turn."""
 

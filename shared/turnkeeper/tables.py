@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from turnkeeper.states import FINAL_STATES, WAITING_STATES, AttemptOutcome, ToolRunState, TurnState
+from turnkeeper.states import FINAL_STATES, WAITING_STATES, AttemptOutcome, ToolRunState, TurnState, UsagePeriod
 
 metadata = MetaData(
     naming_convention={
@@ -45,10 +45,11 @@ def _id() -> Column[object]:
     return Column("id", Uuid, primary_key=True)
 
 
-def _at(name: str, *, default: bool = False, nullable: bool = True) -> Column[object]:
+def _at(name: str, *, default: bool = False, nullable: bool = True, primary_key: bool = False) -> Column[object]:
     return Column(
         name,
         DateTime(timezone=True),
+        primary_key=primary_key,
         nullable=nullable and not default,
         server_default=func.now() if default else None,
     )
@@ -128,6 +129,8 @@ turns = Table(
     Column("background", Boolean),
     # Who may answer instead, in order, of those that have not been tried; NULL: as the provider is configured.
     Column("fallbacks", JSONB(none_as_null=True)),
+    # Limits held for its owner when it was enqueued: what it uses is counted.
+    Column("metered", Boolean, nullable=False, server_default=text("false")),
     # What it asked for at first, once it has fallen back: provider, model, options, background and fallbacks.
     Column("first_choice", JSONB(none_as_null=True)),
     # How far a background response has come that goes on at the provider; a final turn's is to be called off.
@@ -270,6 +273,32 @@ chain_health = Table(
     CheckConstraint("breaks >= 0", name="breaks_range"),
 )
 
+usage_limits = Table(
+    "usage_limits",
+    metadata,
+    # `*`: all who have no row of their own for the period.
+    Column("owner", Text, primary_key=True),
+    Column("period", Text, primary_key=True),
+    Column("max_turns", Integer),
+    Column("max_tokens", BigInteger),
+    CheckConstraint(_one_of("period", UsagePeriod), name="period_known"),
+    CheckConstraint("max_turns >= 0 AND max_tokens >= 0", name="numbers_range"),
+)
+
+usage_periods = Table(
+    "usage_periods",
+    metadata,
+    Column("owner", Text, primary_key=True),
+    Column("period", Text, primary_key=True),
+    _at("starts_at", nullable=False, primary_key=True),
+    _count("turns"),
+    Column("input_tokens", BigInteger, nullable=False, server_default=text("0")),
+    Column("output_tokens", BigInteger, nullable=False, server_default=text("0")),
+    CheckConstraint(_one_of("period", UsagePeriod), name="period_known"),
+    CheckConstraint("turns >= 0 AND input_tokens >= 0 AND output_tokens >= 0", name="counts_range"),
+    Index("ix_usage_periods_age", "starts_at"),
+)
+
 # A row stands for a provider that an operator has switched off.
 provider_switches = Table(
     "provider_switches",
@@ -298,6 +327,8 @@ left_responses = Table(
     Column("attempt", Integer, primary_key=True),
     # Without the words that had been heard.
     Column("checkpoint", JSONB, nullable=False),
+    # Whose usage its cost is added to; NULL where nobody counts.
+    Column("owner", Text),
     _at("left_at", default=True),
     # The row stays until the turn ends, for only then can the cost be added to the turn's.
     _at("called_off_at"),
@@ -311,5 +342,7 @@ erased_turns = Table(
     _id(),
     # Without the words that had been heard.
     Column("checkpoint", JSONB(none_as_null=True)),
+    # Whose usage the cost of the response is added to; NULL where nobody counts.
+    Column("owner", Text),
     _at("erased_at", default=True),
 )

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import Connection, Row, and_, bindparam, exists, func, or_, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, case, exists, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 
+from turnkeeper import limits
 from turnkeeper.exceptions import (
     ChatBusy,
     IdempotencyConflict,
@@ -82,8 +83,8 @@ def enqueue(
         turn_id: The id to give the turn; a second request with the same id is the same turn.
         is_rung: Whether the caller rings after the commit; if not, the workers' rescue loop does.
 
-    Raises UnknownChat, ChatBusy, IdempotencyConflict, InvalidRequest when no provider is named by the
-    request or its chat; and, for an edit, UnknownTurn, TurnRejected or NotEditable.
+    Raises UnknownChat, ChatBusy, IdempotencyConflict, UsageLimitExceeded, InvalidRequest when no provider is
+    named by the request or its chat; and, for an edit, UnknownTurn, TurnRejected or NotEditable.
     """
     turn_id = turn_id or uuid4()
     if (earlier := _find_earlier(connection, request, turn_id)) is not None:
@@ -99,6 +100,8 @@ def enqueue(
         is_held = is_due and is_rung and not _has_room(connection, request.owner)
         is_rung = is_due and is_rung and not is_held
         if _insert_turn(connection, request, turn_id, chat, place, is_due=is_due, is_rung=is_rung):
+            # Not before: the same request, under way elsewhere, is no second turn.
+            limits.admit(connection, request.owner, chat.limits)
             _insert_input(connection, request, turn_id, chat)
             _supersede(connection, chat, place, turn_id)
             return Enqueued(
@@ -137,38 +140,39 @@ def _find_earlier(connection: Connection, request: TurnRequest, turn_id: UUID) -
 def _open_chat(connection: Connection, request: TurnRequest) -> Row[Any]:
     """Lock the chat, or make one; either way the new turn's number is taken."""
     if request.edits is not None:
-        return _lock_chat(connection, lock_chat_of(connection, request.edits))
+        return _lock_chat(connection, lock_chat_of(connection, request.edits), request.owner)
     if request.chat_id is not None:
-        return _lock_chat(connection, request.chat_id)
+        return _lock_chat(connection, request.chat_id, request.owner)
     return _create_chat(connection, request)
 
 
 def _create_chat(connection: Connection, request: TurnRequest) -> Row[Any]:
     if request.provider is None:
         raise InvalidRequest("no provider is named; give one, or set TURNKEEPER_DEFAULT_PROVIDER")
-    return connection.execute(
-        insert(chats)
-        .values(
-            id=uuid4(),
-            owner=request.owner,
-            provider=request.provider,
-            model=request.model,
-            instructions=request.instructions,
-            tools=list(request.tools or ()),
-            fallbacks=_stored(request.fallbacks),
-            turn_count=1,
-        )
-        .returning(chats)
-    ).one()
+    new = {
+        "id": uuid4(),
+        "owner": request.owner,
+        "provider": request.provider,
+        "model": request.model,
+        "instructions": request.instructions,
+        "tools": list(request.tools or ()),
+        "fallbacks": _stored(request.fallbacks),
+        "turn_count": 1,
+    }
+    return connection.execute(_CREATE_CHAT, new | {"limited_owner": request.owner}).one()
 
 
-def _lock_chat(connection: Connection, chat_id: UUID) -> Row[Any]:
-    chat = connection.execute(
-        update(chats)
-        .where(chats.c.id == chat_id)
-        .values(turn_count=chats.c.turn_count + 1, updated_at=func.now())
-        .returning(chats)
-    ).first()
+_CREATE_CHAT = insert(chats).returning(chats, limits.LIMITS)
+_LOCK_CHAT = (
+    update(chats)
+    .where(chats.c.id == bindparam("chat"))
+    .values(turn_count=chats.c.turn_count + 1, updated_at=func.now())
+    .returning(chats, limits.LIMITS)
+)
+
+
+def _lock_chat(connection: Connection, chat_id: UUID, owner: str) -> Row[Any]:
+    chat = connection.execute(_LOCK_CHAT, {"chat": chat_id, "limited_owner": owner}).first()
     if chat is None:
         raise UnknownChat(chat_id)
     return chat
@@ -283,6 +287,7 @@ def _insert_turn(
         seq=chat.turn_count,
         owner=request.owner,
         priority=request.priority,
+        metered=chat.limits is not None,
         available_at=func.now() if is_due else None,
         rung_at=func.now() if is_rung else None,
         idempotency_key=request.idempotency_key,
@@ -396,8 +401,8 @@ def wake_next(connection: Connection, chat_id: UUID) -> UUID | None:
 def retry(connection: Connection, turn_id: UUID) -> Enqueued:
     """Try again: skip the countdown of a waiting turn, or answer a failed one's message in a new turn.
 
-    Raises UnknownTurn, or NotRetryable for a turn that is running, completed, cancelled, superseded, or no
-    longer the last of its chat.
+    The new turn counts like any other.  Raises UnknownTurn, UsageLimitExceeded, or NotRetryable for a turn that is
+    running, completed, cancelled, superseded, or no longer the last of its chat.
     """
     chat_id = lock_chat_of(connection, turn_id)
     superseded_by = connection.scalar(select(turns.c.superseded_by).where(turns.c.id == turn_id))
@@ -422,7 +427,8 @@ def retry(connection: Connection, turn_id: UUID) -> Enqueued:
 
 def _repeat(connection: Connection, turn: Row[Any]) -> Enqueued:
     """Store a turn without a message of its own: the history already ends with the unanswered one."""
-    new = uuid4()
+    new, found = uuid4(), limits.limits_of(connection, turn.owner)
+    limits.admit(connection, turn.owner, found)
     connection.execute(update(chats).where(chats.c.id == turn.chat_id).values(turn_count=turn.seq + 1))
     connection.execute(
         insert(turns).values(
@@ -430,6 +436,7 @@ def _repeat(connection: Connection, turn: Row[Any]) -> Enqueued:
             chat_id=turn.chat_id,
             seq=turn.seq + 1,
             owner=turn.owner,
+            metered=found is not None,
             available_at=func.now(),
             rung_at=func.now(),
             priority=turn.priority,
@@ -439,6 +446,10 @@ def _repeat(connection: Connection, turn: Row[Any]) -> Enqueued:
         )
     )
     return Enqueued(id=new, chat_id=turn.chat_id, is_new=True, is_due=True)
+
+
+WHO_PAYS = case((turns.c.metered & turns.c.checkpoint.is_not(None), turns.c.owner))
+"""Whose usage the cost of a background response is added to that nobody waits for; NULL where nobody counts."""
 
 
 def forget_ring(connection: Connection, turn_id: UUID) -> None:

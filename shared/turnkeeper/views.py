@@ -80,9 +80,9 @@ class TurnView(BaseModel):
     usage: dict[str, int] | None
     tools: tuple[str, ...]
     """The workers' tools that the model may call."""
-    fallbacks: tuple[Fallback, ...] | None
+    fallbacks: tuple[Fallback, ...] | None = None
     """The models that may still answer instead; None: as the provider is configured."""
-    first_choice: dict[str, Any] | None
+    first_choice: dict[str, Any] | None = None
     """What it asked for at first, where it has fallen back."""
     attempts: tuple[AttemptView, ...]
     tool_runs: tuple[ToolRunView, ...]

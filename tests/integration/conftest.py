@@ -28,6 +28,7 @@ from turnkeeper.tables import left_responses as left_responses_table
 from turnkeeper.tables import messages as messages_table
 from turnkeeper.tables import tool_runs as tool_runs_table
 from turnkeeper.tables import turns as turns_table
+from turnkeeper.tables import usage_periods as usage_periods_table
 from turnkeeper.tables import workers as workers_table
 from turnkeeper.turns import Enqueued
 from turnkeeper_ops.services.redis import Redis
@@ -213,6 +214,7 @@ class Stage:
                 tool_runs_table,
                 chain_health_table,
                 left_responses_table,
+                usage_periods_table,
             )
             rows = [list(map(tuple, connection.execute(select(table).order_by(*table.c[:2])))) for table in tables]
         return json.dumps(rows, default=str)

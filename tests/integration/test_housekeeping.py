@@ -172,7 +172,7 @@ class TestBatches:
     def test_batches_add_up_kind_by_kind(self) -> None:
         total = Pruned(attempts=1, workers=2) + Pruned(attempts=3)
 
-        assert asdict(total) == {"attempts": 4, "tool_runs": 0, "rejections": 0, "workers": 2, "chain_health": 0}
+        assert {name: count for name, count in asdict(total).items() if count} == {"attempts": 4, "workers": 2}
 
 
 class TestStuck:

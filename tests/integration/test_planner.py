@@ -18,6 +18,7 @@ from turnkeeper_worker import store, upkeep
 from turnkeeper_worker.chain import Credential, Health
 from turnkeeper_worker.chain_health import broke
 from turnkeeper_worker.config import RESPONSE_KEPT_FOR, THREAD_KEPT_FOR, ProviderConfig
+from turnkeeper_worker.failures import Signal
 from turnkeeper_worker.planner import Attempt, Obstacle, Planner
 from turnkeeper_worker.providers import Running, ToolSpec
 from turnkeeper_worker.replay import INTERRUPTED
@@ -581,7 +582,7 @@ class TestObstacles:
 
         attempt = plan(stage, turn, planner)
 
-        assert attempt.obstacle == Obstacle(obstacle)
+        assert attempt.obstacle == Obstacle(obstacle, Signal.UNKNOWN_PROVIDER, turn.provider)
         assert stage.attempts(turn.id)[0]["outcome"] == "running"
 
     def test_a_turn_may_name_the_model_that_its_provider_does_not(self, stage: "Stage") -> None:

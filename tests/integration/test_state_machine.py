@@ -25,9 +25,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from hypothesis.stateful import run_state_machine_as_test as run
 from sqlalchemy import Connection, TextClause, text
 
-from turnkeeper import turns
+from turnkeeper import limits, turns
 from turnkeeper.errors import ChatError, ErrorKind
-from turnkeeper.exceptions import ChatBusy, IdempotencyConflict, NotRetryable
+from turnkeeper.exceptions import ChatBusy, IdempotencyConflict, NotRetryable, UsageLimitExceeded
 from turnkeeper.messages import Message, Text, ToolCall, ToolResult
 from turnkeeper.requests import Fallback, TurnRequest
 from turnkeeper.states import WAITING_STATES, AttemptOutcome, OnBusy, TurnState
@@ -58,6 +58,8 @@ TTL = timedelta(seconds=70)
 LONG = timedelta(hours=1)
 BELIEFS_KEPT = 20
 """How many beliefs of the past are remembered, to be tried again."""
+MOST_TURNS = 10
+"""What the limit of the month lets in; few orders of events come to it, and those must be refused."""
 MOST_CHATS = 3
 """Few chats, for more to happen in each."""
 LONGEST_WAY = 60
@@ -138,6 +140,13 @@ INVARIANTS = {
         SELECT turn_id FROM tool_runs JOIN turns ON turns.id = turn_id
         WHERE tool_runs.epoch > turns.epoch
            OR (tool_runs.state = 'started' AND (tool_runs.step <> turns.step OR NOT runs_tools))""",
+    "every turn is counted once, and every token": """
+        SELECT count(*) FROM (
+            SELECT count(*) AS turns, coalesce(sum((usage ->> 'input_tokens')::int), 0) AS tokens FROM turns
+        ) AS stored, (
+            SELECT coalesce(sum(turns), 0) AS turns, coalesce(sum(input_tokens), 0) AS tokens FROM usage_periods
+        ) AS counted
+        WHERE (stored.turns, stored.tokens) <> (counted.turns, counted.tokens) HAVING count(*) > 0""",
     "a turn that fell back is not where it began, and no other": """
         SELECT id FROM turns WHERE (first_choice IS NOT NULL) <> EXISTS (
             SELECT FROM attempts WHERE turn_id = turns.id AND outcome = 'fell_back')""",
@@ -232,8 +241,9 @@ def look(connection: Connection) -> tuple[list[Any], list[Any], list[Any]]:
 
 
 def empty(connection: Connection) -> None:
-    for table in ("chats", "workers", "chain_health", "left_responses"):
+    for table in ("chats", "workers", "chain_health", "left_responses", "usage_periods"):
         connection.execute(text(f"DELETE FROM {table}"))
+    limits.set_limit(connection, limits.EVERYBODY, "month", max_turns=MOST_TURNS)
 
 
 def shift(connection: Connection, by: timedelta) -> None:
@@ -468,6 +478,7 @@ class Turns(RuleBasedStateMachine):
         """Enqueue so many turns in each chat."""
         for turns_of_chat in chats:
             first = self.do_enqueue()
+            assert first is not None
             for _ in range(turns_of_chat - 1):
                 self.do_enqueue(chat_id=first.chat_id)
 
@@ -479,7 +490,7 @@ class Turns(RuleBasedStateMachine):
     def enqueue(self) -> None:
         if len(self.due) + len(self.valid) < MOST_CHATS:
             enqueued = self.do_enqueue()
-            assert (enqueued.is_new, enqueued.is_due) == (True, True)
+            assert enqueued is None or (enqueued.is_new, enqueued.is_due) == (True, True)
 
     def enqueue_beside(self, which: int, on_busy: OnBusy) -> None:
         beside = one_of(self.known, which)
@@ -490,6 +501,8 @@ class Turns(RuleBasedStateMachine):
         except ChatBusy:
             assert on_busy is OnBusy.REJECT
             assert open_turns
+            return
+        if enqueued is None:
             return
         assert on_busy is not OnBusy.REJECT or not open_turns
         stays = running if on_busy is OnBusy.INTERRUPT else set(open_turns)
@@ -515,6 +528,9 @@ class Turns(RuleBasedStateMachine):
         except NotRetryable:
             assert row["state"] != TurnState.RETRYING
             assert row["state"] != TurnState.FAILED or not is_last
+            return
+        except UsageLimitExceeded:
+            assert len(self.known) == MOST_TURNS
             return
         if row["state"] == TurnState.RETRYING:
             assert (again.id, again.is_new) == (turn, False)
@@ -677,11 +693,18 @@ class Turns(RuleBasedStateMachine):
         self.beat_of(worker)
         return worker
 
-    def do_enqueue(self, **fields: Any) -> Enqueued:
+    def do_enqueue(self, **fields: Any) -> Enqueued | None:
+        """Enqueue a turn; None where the limit keeps it out."""
         turn_id = self.new_id()
         words = {"text": f"Question {turn_id.int}", "provider": "openai", "idempotency_key": str(turn_id.int)}
         request = TurnRequest.parse(words | fields)
-        enqueued = self.stage.do(turns.enqueue, request, turn_id=turn_id)
+        before = self.stage.dump() if len(self.known) == MOST_TURNS else None
+        try:
+            enqueued = self.stage.do(turns.enqueue, request, turn_id=turn_id)
+        except UsageLimitExceeded:
+            assert before == self.stage.dump()
+            return None
+        assert before is None
         self.requests[turn_id] = request
         self.known.append(turn_id)
         return enqueued
@@ -863,4 +886,17 @@ def test_of_two_workers_that_run_the_same_tool_the_one_that_holds_the_turn_is_he
 
     assert [len(worker.hands) for worker in machine.workers] == [0, 1]
     assert [run["state"] for run in stage.tool_runs(machine.known[0])] == ["started", "interrupted"]
+    machine.drive_all_to_their_end()
+
+
+def test_what_the_limit_keeps_out_leaves_nothing_behind(stage: "Stage") -> None:
+    """Another one, for few orders enqueue so much."""
+    machine = machine_on(stage)()
+    machine.begin_with([3, 3, 3])
+
+    for _ in range(3):
+        machine.happen(("enqueue_beside", (0, OnBusy.QUEUE)))
+        machine.every_promise_is_kept()
+
+    assert len(machine.known) == MOST_TURNS
     machine.drive_all_to_their_end()

@@ -2,6 +2,7 @@
 
 import inspect
 import pickle
+from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
@@ -21,6 +22,7 @@ from turnkeeper.exceptions import (
     UnknownChat,
     UnknownProvider,
     UnknownTurn,
+    UsageLimitExceeded,
 )
 from turnkeeper_worker.store import LeaseLost
 from turnkeeper_worker.tasks import TurnFailed
@@ -46,6 +48,10 @@ EXAMPLES = [
     (
         ChatBusy(TURN),
         f"chat {ID} has an unfinished turn; wait for it, or use on_busy=queue or interrupt",
+    ),
+    (
+        UsageLimitExceeded(1200, 1000, datetime(2026, 3, 2, tzinfo=UTC)),
+        "1,200 of 1,000 tokens of this day are used; try after 2026-03-02 00:00 UTC",
     ),
     (
         IdempotencyConflict("k", TURN),

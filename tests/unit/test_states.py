@@ -2,7 +2,15 @@
 
 import pytest
 
-from turnkeeper.states import FINAL_STATES, WAITING_STATES, AttemptOutcome, OnBusy, ToolRunState, TurnState
+from turnkeeper.states import (
+    FINAL_STATES,
+    WAITING_STATES,
+    AttemptOutcome,
+    OnBusy,
+    ToolRunState,
+    TurnState,
+    UsagePeriod,
+)
 
 
 @pytest.mark.parametrize(
@@ -31,14 +39,15 @@ def test_every_state_is_final_or_waiting_or_running() -> None:
         pytest.param(TurnState, "queued running retrying completed failed cancelled", id="turns"),
         pytest.param(
             AttemptOutcome,
-            "running completed retried healed failed cancelled handed_back lost",
+            "running completed retried healed fell_back failed cancelled handed_back lost",
             id="attempts",
         ),
         pytest.param(ToolRunState, "started finished interrupted", id="tool runs"),
         pytest.param(OnBusy, "queue interrupt reject", id="on_busy"),
+        pytest.param(UsagePeriod, "hour day month", id="periods of usage"),
     ],
 )
 def test_what_is_stored_keeps_its_spelling(
-    enum: type[TurnState | AttemptOutcome | ToolRunState | OnBusy], stored: str
+    enum: type[TurnState | AttemptOutcome | ToolRunState | OnBusy | UsagePeriod], stored: str
 ) -> None:
     assert [str(one) for one in enum] == stored.split()

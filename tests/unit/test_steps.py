@@ -34,11 +34,15 @@ TURN = Claimed(
     instructions=None,
     tools=(),
     background=None,
+    fallbacks=None,
+    first_choice=None,
     checkpoint=None,
     anchor=None,
     usage=None,
+    metered=False,
     elapsed=timedelta(0),
     is_cancelled=False,
+    others_stand_back=False,
 )
 NOT_RUN = "The tool was not run: the turn has reached its limit of steps."
 

@@ -100,8 +100,9 @@ class ModelRunner:
             lease.settle()
 
     def _provider(self, attempt: Attempt) -> Provider:
-        name, obstacle = attempt.turn.provider, attempt.obstacle
-        return self.providers[name] if obstacle is None else unusable(name, obstacle.signal, obstacle.why)
+        if (obstacle := attempt.obstacle) is not None:
+            return unusable(obstacle.provider, obstacle.signal, obstacle.why)
+        return self.providers[attempt.turn.provider]
 
     def _speaker(self, attempt: Attempt) -> Speaker:
         keep = partial(self._keep, attempt) if attempt.call.background else None

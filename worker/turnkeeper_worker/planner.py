@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Connection
 
+from turnkeeper import limits
 from turnkeeper.requests import Fallback
 from turnkeeper_worker import chain_health, history, store
 from turnkeeper_worker.chain import Chained, Credential, FullReplay, Health, Plan, Present, plan
@@ -32,7 +33,9 @@ class Obstacle:
 
     why: str
     """What is missing, and what to do about it."""
-    signal: Signal = Signal.UNKNOWN_PROVIDER
+    signal: Signal
+    provider: str | None
+    """Whose failure that is; None where it is no provider's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +84,7 @@ class Planner:
             chained=attempt.call.is_chained,
             resumed=attempt.call.running is not None,
         )
-        return replace(attempt, obstacle=self._obstacle(turn, attempt.call))
+        return replace(attempt, obstacle=self._obstacle(connection, turn, attempt.call))
 
     def config(self, turn: Claimed) -> ProviderConfig | None:
         """Return the configuration of the turn's provider, if this worker has one."""
@@ -194,13 +197,17 @@ class Planner:
             return planned, news
         return planned, history.load(connection, turn.chat_id, seen_by=turn.seq)
 
-    def _obstacle(self, turn: Claimed, call: Call) -> Obstacle | None:
+    def _obstacle(self, connection: Connection, turn: Claimed, call: Call) -> Obstacle | None:
         # What runs at the provider already goes on.
-        if (off := self.switchboard.off.get(turn.provider)) and call.running is None:
-            since = f"{off.disabled_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-            return Obstacle(f"It has been switched off since {since}.", Signal.PROVIDER_DISABLED)
+        if call.running is None:
+            # The turn was admitted as a whole, but not with all the steps that it may come to.
+            if turn.metered and turn.step > 1 and (reached := limits.find_reached(connection, turn.owner)):
+                return Obstacle(f"{reached}.", Signal.OWN_LIMIT, provider=None)
+            if off := self.switchboard.off.get(turn.provider):
+                since = f"{off.disabled_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+                return Obstacle(f"It has been off since {since}.", Signal.PROVIDER_DISABLED, turn.provider)
         missing = self._missing(turn)
-        return None if missing is None else Obstacle(missing)
+        return None if missing is None else Obstacle(missing, Signal.UNKNOWN_PROVIDER, turn.provider)
 
     def _missing(self, turn: Claimed) -> str | None:
         name, config = turn.provider, self.config(turn)

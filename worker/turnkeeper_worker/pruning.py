@@ -9,12 +9,14 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, Connection, Table, and_, delete, exists, func, or_, select, tuple_
 
-from turnkeeper.tables import attempts, chain_health, rejections, tool_runs, turns, workers
+from turnkeeper.tables import attempts, chain_health, rejections, tool_runs, turns, usage_periods, workers
 
 BATCH = 500
 """How many rows of each kind one transaction deletes at most."""
 WORKER_GONE_FOR = timedelta(hours=1)
 """A worker that has been silent for so long is not coming back; if it does, it enters itself again."""
+LONGEST_PERIOD = timedelta(days=31)
+"""Of those that usage is counted for."""
 CHAINS_BROKE_BEFORE = timedelta(days=30)
 """Where no chain has broken for so long, none is being continued, or all of them hold."""
 
@@ -28,6 +30,7 @@ class Pruned:
     rejections: int = 0
     workers: int = 0
     chain_health: int = 0
+    usage_periods: int = 0
 
     def __add__(self, other: "Pruned") -> "Pruned":
         mine, others = asdict(self), asdict(other)
@@ -58,6 +61,7 @@ def prune(connection: Connection, older_than: timedelta | None, *, limit: int = 
         attempts=_delete(connection, attempts, _is_over(attempts, since), limit),
         tool_runs=_delete(connection, tool_runs, _is_over(tool_runs, since), limit),
         rejections=_delete(connection, rejections, rejections.c.received_at < since, limit),
+        usage_periods=_delete(connection, usage_periods, _is_past(since), limit),
     )
 
 
@@ -65,6 +69,11 @@ _HAS_NOT_BROKEN_LATELY = and_(
     chain_health.c.broken_at < func.now() - CHAINS_BROKE_BEFORE,
     or_(chain_health.c.rests_until.is_(None), chain_health.c.rests_until < func.now()),
 )
+
+
+def _is_past(since: ColumnElement[datetime]) -> ColumnElement[bool]:
+    """Whether a counter is old; one of a month that goes on is not, however little is kept."""
+    return and_(usage_periods.c.starts_at < since, usage_periods.c.starts_at < func.now() - LONGEST_PERIOD)
 
 
 def _is_over(table: Table, since: ColumnElement[datetime]) -> ColumnElement[bool]:

@@ -1,9 +1,9 @@
 """The rescue loop, in every worker: no turn waits for a message that was lost or for a worker that died.
 
-It rings for turns that are due and of which the broker does not know, frees the turns of workers whose
-heartbeat stopped, and calls off background responses that nobody waits for any more. Less often it tidies up: it
-deletes what is old, and what erased turns have left behind. All workers may run it at once; rows that another one
-is at are skipped.
+Each round begins with a look at the switches of the providers. The loop rings for turns that are due and of which
+the broker does not know, frees the turns of workers whose heartbeat stopped, and calls off background responses
+that nobody waits for any more. Less often it tidies up: it deletes what is old, and what erased turns have left
+behind. All workers may run it at once; rows that another one is at are skipped.
 """
 
 import asyncio

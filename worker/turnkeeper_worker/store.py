@@ -29,12 +29,13 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
+from turnkeeper import limits
 from turnkeeper.errors import ChatError
 from turnkeeper.messages import Message, Parts, ToolCall
 from turnkeeper.requests import Fallback
 from turnkeeper.states import WAITING_STATES, AttemptOutcome, TurnState
 from turnkeeper.tables import attempts, chats, left_responses, messages, turns
-from turnkeeper.turns import wake_next
+from turnkeeper.turns import WHO_PAYS, wake_next
 from turnkeeper_worker.chain import Anchor, Credential, read_anchor
 from turnkeeper_worker.checkpoint import Checkpoint, read_checkpoint
 from turnkeeper_worker.history import Place, fingerprint
@@ -88,6 +89,8 @@ class Claimed:
     anchor: Anchor | None
     usage: dict[str, int] | None
     """What the attempts before this one have cost."""
+    metered: bool
+    """What it uses is counted, for there are limits."""
     elapsed: timedelta
     """Since the turn ran first, by the database's clock."""
     is_cancelled: bool
@@ -192,6 +195,7 @@ def _claimed(row: Row[Any], worker_id: UUID) -> Claimed:
         checkpoint=read_checkpoint(row.checkpoint),
         anchor=read_anchor(row.anchor),
         usage=row.usage,
+        metered=row.metered,
         elapsed=row.elapsed,
         is_cancelled=row.cancel_requested_at is not None,
         others_stand_back=row.others_stand_back,
@@ -413,6 +417,7 @@ def _store_answer(
     anchor = _anchor(connection, turn, (turn.seq, row.position + len(said) - 1), said, origin)
     if anchor is not None:
         _update_chat(connection, turn, anchor=anchor.model_dump(mode="json"))
+    _meter(connection, turn, ended)
     return _Stored(row.position, row.turn_count, anchor)
 
 
@@ -556,9 +561,9 @@ _CHOSEN = func.jsonb_build_object(
 def _leave_response(connection: Connection, turn: Claimed) -> None:
     """Note that a background response goes on which nobody will come back to."""
     left = select(
-        turns.c.id, turns.c.step, turns.c.attempt, turns.c.checkpoint.op("-")(literal_column("'pieces'"))
+        turns.c.id, turns.c.step, turns.c.attempt, turns.c.checkpoint.op("-")(literal_column("'pieces'")), WHO_PAYS
     ).where(turns.c.id == turn.id, turns.c.epoch == turn.epoch, turns.c.checkpoint.is_not(None))
-    columns = ["turn_id", "step", "attempt", "checkpoint"]
+    columns = ["turn_id", "step", "attempt", "checkpoint", "owner"]
     connection.execute(insert(left_responses).from_select(columns, left))
 
 
@@ -639,6 +644,13 @@ def _end_attempt(connection: Connection, turn: Claimed, ended: Ended) -> None:
             finished_at=func.now(),
         )
     )
+    _meter(connection, turn, ended)
+
+
+def _meter(connection: Connection, turn: Claimed, ended: Ended) -> None:
+    """Count what an attempt has cost; late, for the turns of an owner wait for each other here."""
+    if turn.metered and ended.usage:
+        limits.count_tokens(connection, turn.owner, ended.usage)
 
 
 def store_messages(connection: Connection, turn: Claimed, said: Sequence[Message]) -> int:

@@ -28,6 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
+from turnkeeper import limits
 from turnkeeper.errors import ChatError, ErrorKind, Situation, read_stored, terminal_copy
 from turnkeeper.states import AttemptOutcome, TurnState
 from turnkeeper.tables import attempts, chats, erased_turns, left_responses, rejections, tool_runs, turns, workers
@@ -333,21 +334,37 @@ def find_abandoned(connection: Connection, *, limit: int = 50) -> list[Abandoned
 
 def close_abandoned(connection: Connection, abandoned: Abandoned, usage: dict[str, int] | None) -> None:
     """Note that a background response is over, and what it has cost; of two workers that do so, one is heard."""
-    turn_id = abandoned.turn_id
-    _close(connection, erased_turns, abandoned)
-    if left_by := _close_left(connection, abandoned):
-        found = connection.execute(select(turns.c.usage).where(turns.c.id == turn_id).with_for_update()).first()
-    else:
-        found = _close(connection, turns, abandoned)
+    if erased := _close(connection, erased_turns, abandoned):
+        _charge(connection, erased.owner, usage)
+    if left := _close_left(connection, abandoned):
+        _charge(connection, left.owner, usage)
+        _add_cost(connection, abandoned, usage, [(left.step, left.attempt)])
+    if ended := _close(connection, turns, abandoned):
+        _charge(connection, ended.owner if ended.metered else None, usage)
+        _add_cost(connection, abandoned, usage, _last_attempt(abandoned.turn_id))
+
+
+def _charge(connection: Connection, owner: str | None, usage: dict[str, int] | None) -> None:
+    if owner is not None and usage:
+        limits.count_tokens(connection, owner, usage)
+
+
+def _add_cost(
+    connection: Connection,
+    abandoned: Abandoned,
+    usage: dict[str, int] | None,
+    attempt: Sequence[tuple[int, int]] | Select[Any],
+) -> None:
+    """Add to the turn, and to the attempt that had asked for it, what the response has cost."""
+    this = turns.c.id == abandoned.turn_id
+    found = connection.execute(select(turns.c.usage).where(this).with_for_update()).first()
     if found is None or usage is None:
         return
-    connection.execute(update(turns).where(turns.c.id == turn_id).values(usage=total(found.usage, usage)))
+    connection.execute(update(turns).where(this).values(usage=total(found.usage, usage)))
+    place = tuple_(attempts.c.step, attempts.c.number)
     connection.execute(
         update(attempts)
-        .where(
-            attempts.c.turn_id == turn_id,
-            tuple_(attempts.c.step, attempts.c.number).in_(left_by or _last_attempt(turn_id)),
-        )
+        .where(attempts.c.turn_id == abandoned.turn_id, place.in_(attempt))
         .values(usage=usage, response_id=abandoned.checkpoint.response_id)
     )
 
@@ -361,18 +378,15 @@ def _last_attempt(turn_id: UUID) -> Select[Any]:
     )
 
 
-def _close_left(connection: Connection, abandoned: Abandoned) -> list[tuple[int, int]]:
-    """Close a response that was left behind, once its turn has ended; return the attempt that had asked for it.
+def _close_left(connection: Connection, abandoned: Abandoned) -> Row[Any] | None:
+    """Close a response that was left behind, once its turn has ended.
 
-    Until then its worker knows what the turn has cost so far, and would write over what we add.
+    Until then the turn's worker knows what the turn has cost so far, and would write over what we add.
     """
     response_id = left_responses.c.checkpoint["response_id"].astext
     this = and_(left_responses.c.turn_id == abandoned.turn_id, response_id == abandoned.checkpoint.response_id)
     connection.execute(update(left_responses).where(this, _GOES_ON).values(called_off_at=func.now()))
-    closed = (
-        delete(left_responses).where(this, ~_GOES_ON).returning(left_responses.c.step, left_responses.c.attempt)
-    )
-    return [(row.step, row.attempt) for row in connection.execute(closed)]
+    return connection.execute(delete(left_responses).where(this, ~_GOES_ON).returning(left_responses)).first()
 
 
 def _close(connection: Connection, table: Table, abandoned: Abandoned) -> Row[Any] | None:

@@ -38,14 +38,54 @@ def upgrade() -> None:
         sa.Column("step", sa.Integer(), nullable=False),
         sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("checkpoint", JSONB(), nullable=False),
+        sa.Column("owner", sa.Text()),
         sa.Column("left_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("called_off_at", sa.DateTime(timezone=True)),
         sa.PrimaryKeyConstraint("turn_id", "step", "attempt", name=op.f("pk_left_responses")),
     )
+    op.add_column("turns", sa.Column("metered", sa.Boolean(), server_default=sa.text("false"), nullable=False))
+    op.add_column("erased_turns", sa.Column("owner", sa.Text()))
+    _create_limits()
+    _create_counters()
+
+
+def _create_limits() -> None:
+    op.create_table(
+        "usage_limits",
+        sa.Column("owner", sa.Text(), nullable=False),
+        sa.Column("period", sa.Text(), nullable=False),
+        sa.Column("max_turns", sa.Integer()),
+        sa.Column("max_tokens", sa.BigInteger()),
+        sa.PrimaryKeyConstraint("owner", "period", name=op.f("pk_usage_limits")),
+        sa.CheckConstraint("period IN ('day', 'hour', 'month')", name=op.f("ck_usage_limits_period_known")),
+        sa.CheckConstraint("max_turns >= 0 AND max_tokens >= 0", name=op.f("ck_usage_limits_numbers_range")),
+    )
+
+
+def _create_counters() -> None:
+    op.create_table(
+        "usage_periods",
+        sa.Column("owner", sa.Text(), nullable=False),
+        sa.Column("period", sa.Text(), nullable=False),
+        sa.Column("starts_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("turns", sa.Integer(), server_default=sa.text("0"), nullable=False),
+        sa.Column("input_tokens", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("output_tokens", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.PrimaryKeyConstraint("owner", "period", "starts_at", name=op.f("pk_usage_periods")),
+        sa.CheckConstraint("period IN ('day', 'hour', 'month')", name=op.f("ck_usage_periods_period_known")),
+        sa.CheckConstraint(
+            "turns >= 0 AND input_tokens >= 0 AND output_tokens >= 0", name=op.f("ck_usage_periods_counts_range")
+        ),
+    )
+    op.create_index("ix_usage_periods_age", "usage_periods", ["starts_at"])
 
 
 def downgrade() -> None:
     """Take it out again; what fell back was retried, in the words of that version."""
+    op.drop_table("usage_periods")
+    op.drop_table("usage_limits")
+    op.drop_column("erased_turns", "owner")
+    op.drop_column("turns", "metered")
     op.drop_table("left_responses")
     op.drop_constraint(op.f("ck_attempts_outcome_known"), "attempts")
     op.execute("UPDATE attempts SET outcome = 'retried' WHERE outcome = 'fell_back'")

@@ -16,6 +16,7 @@ Ask = Callable[..., Classified]
         (Signal.MISSING_KEY, ErrorKind.MISSING_KEY, False),
         (Signal.UNKNOWN_PROVIDER, ErrorKind.CONFIG, False),
         (Signal.PROVIDER_DISABLED, ErrorKind.PROVIDER_DISABLED, False),
+        (Signal.OWN_LIMIT, ErrorKind.USAGE_LIMIT, False),
         (Signal.STARTUP_TIMEOUT, ErrorKind.STARTUP_TIMEOUT, True),
         (Signal.STREAM_SILENCE_TIMEOUT, ErrorKind.STREAM_SILENCE_TIMEOUT, True),
         (Signal.DEADLINE, ErrorKind.TIMEOUT, False),

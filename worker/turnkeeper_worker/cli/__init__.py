@@ -15,7 +15,7 @@ import typer
 
 from turnkeeper.exceptions import TurnkeeperError
 from turnkeeper.settings import ENV_PREFIX
-from turnkeeper_worker.cli import operate, switching, turns
+from turnkeeper_worker.cli import limiting, operate, switching, turns
 
 #: Typer brings a click of its own, and exports only the leaves of its tree of exceptions.
 UsageError = cast("type[Exception]", typer.BadParameter.__base__)
@@ -60,9 +60,10 @@ def _app() -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
-    for command in (*turns.COMMANDS, *operate.COMMANDS):
+    for command in (*turns.COMMANDS, *operate.COMMANDS, limiting.usage):
         app.command()(command)
     app.add_typer(switching.commands(), name="providers")
+    app.add_typer(limiting.commands(), name="limits")
     return app
 
 

@@ -42,6 +42,8 @@ class Signal(StrEnum):
     MISSING_KEY = "missing_key"
     UNKNOWN_PROVIDER = "unknown_provider"
     PROVIDER_DISABLED = "provider_disabled"
+    OWN_LIMIT = "own_limit"
+    """Our own limit of usage is reached; no provider has to do with it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

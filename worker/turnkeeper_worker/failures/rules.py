@@ -33,6 +33,7 @@ Rule: TypeAlias = Callable[[Evidence], Verdict | None]
 OWN_SIGNALS: Final = {
     Signal.MISSING_KEY: (ErrorKind.MISSING_KEY, False, None),
     Signal.PROVIDER_DISABLED: (ErrorKind.PROVIDER_DISABLED, False, None),
+    Signal.OWN_LIMIT: (ErrorKind.USAGE_LIMIT, False, Situation.OWN_LIMIT),
     Signal.UNKNOWN_PROVIDER: (ErrorKind.CONFIG, False, Situation.UNKNOWN_PROVIDER),
     Signal.STARTUP_TIMEOUT: (ErrorKind.STARTUP_TIMEOUT, True, None),
     Signal.STREAM_SILENCE_TIMEOUT: (ErrorKind.STREAM_SILENCE_TIMEOUT, True, None),

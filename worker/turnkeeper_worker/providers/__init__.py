@@ -119,9 +119,10 @@ class HttpProvider:
 
 @dataclass(frozen=True, slots=True)
 class Unusable:
-    """A configured provider that cannot be called, and why."""
+    """A provider that cannot be called, and why."""
 
-    name: str
+    name: str | None
+    """None where the reason is no provider's."""
     signal: Signal
     reason: str
 
@@ -149,7 +150,7 @@ def open_providers(
     return MappingProxyType({name: _open(name, config, environment) for name, config in configured.items()})
 
 
-def unusable(name: str, signal: Signal, reason: str) -> Provider:
+def unusable(name: str | None, signal: Signal, reason: str) -> Provider:
     """Stand in for a provider that a turn cannot be sent to, and say why."""
     return Unusable(name, signal, reason)
 
