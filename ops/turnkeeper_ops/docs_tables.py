@@ -18,6 +18,7 @@ from turnkeeper.events import COMMON_FIELDS, EVENT_TYPES
 from turnkeeper.settings import ENV_PREFIX
 from turnkeeper_worker.config import ProviderConfig, RetryPolicy, Settings
 from turnkeeper_worker.decide import FALLS_BACK
+from turnkeeper_worker.metrics import Metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 """The checkout: the docs are not shipped with the wheel."""
@@ -78,6 +79,15 @@ def providers_table() -> str:
     return _fields_table(ProviderConfig, f"{ENV_PREFIX}PROVIDERS__NAME__", leave_out={"retry"})
 
 
+def metrics_table() -> str:
+    """Render the metrics of a worker."""
+    rows = (
+        (f"`{row.name}`", row.kind, ", ".join(f"`{label}`" for label in row.labels), row.meaning)
+        for row in Metrics({}).table
+    )
+    return markdown_table(("metric", "kind", "labels", "meaning"), rows)
+
+
 def retry_table() -> str:
     """Render the settings of the retry policy."""
     return _fields_table(RetryPolicy, f"{ENV_PREFIX}RETRY__")
@@ -88,6 +98,7 @@ TABLES = (
     Table(name="events", page="docs/how-it-works.md", render=events_table),
     Table(name="settings", page="docs/settings.md", render=settings_table),
     Table(name="providers", page="docs/settings.md", render=providers_table),
+    Table(name="metrics", page="docs/metrics.md", render=metrics_table),
     Table(name="retry", page="docs/settings.md", render=retry_table),
 )
 

@@ -135,6 +135,8 @@ turns = Table(
     Column("first_choice", JSONB(none_as_null=True)),
     # How far a background response has come that goes on at the provider; a final turn's is to be called off.
     Column("checkpoint", JSONB(none_as_null=True)),
+    # The span of whoever enqueued it, as W3C's `traceparent`: a rescue goes on in the same trace.
+    Column("trace_context", Text),
     Column("idempotency_key", Text),
     Column("request_digest", Text, nullable=False),
     Column("retry_of", Uuid, ForeignKey("turns.id", ondelete="SET NULL")),

@@ -51,6 +51,24 @@ async def test_a_database_that_is_away_is_told_or_waited_for(database: Database)
         await database.once(twice_away)
 
 
+async def test_hundreds_that_wait_for_a_database_say_so_once_and_not_each(
+    database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tries = 0
+
+    def away(connection: Connection) -> int:
+        nonlocal tries
+        tries += 1
+        if tries < 100:
+            connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+        return one(connection)
+
+    await asyncio.gather(*(database.surely(away) for _ in range(20)))
+
+    assert tries >= 100
+    assert capsys.readouterr().out.count("database.away") == 1
+
+
 async def test_a_broken_constraint_is_no_reason_to_wait(database: Database) -> None:
     def break_one(connection: Connection) -> None:
         connection.execute(text("INSERT INTO workers (id) VALUES (gen_random_uuid())"))

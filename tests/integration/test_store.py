@@ -15,6 +15,7 @@ from turnkeeper.errors import ChatError, ErrorKind
 from turnkeeper.messages import Message, Reasoning, Text, ToolCall, ToolResult
 from turnkeeper.states import AttemptOutcome, TurnState
 from turnkeeper.tables import chats, messages
+from turnkeeper.tables import turns as turns_table
 from turnkeeper_worker import history, store, upkeep
 from turnkeeper_worker.chain import Anchor, Credential
 from turnkeeper_worker.store import Choice, Claimed, Early, Ended, LeaseLost, NotMine, Origin
@@ -124,6 +125,16 @@ class TestClaim:
         stage.set(second.id, available_at=stage.row(first.id)["available_at"])
 
         assert stage.do(store.claim, second.id, stage.worker()) == NotMine(TurnState.QUEUED)
+
+    def test_a_claim_tells_how_long_the_turn_had_been_due(self, stage: "Stage") -> None:
+        turn_id = stage.enqueue().id
+        due = func.now() - timedelta(seconds=40)
+        long_due = update(turns_table).where(turns_table.c.id == turn_id).values(available_at=due)
+        stage.do(lambda connection: connection.execute(long_due))
+
+        waited = stage.claim(turn_id).waited
+
+        assert timedelta(seconds=40) <= waited < timedelta(seconds=60)
 
     def test_the_next_claim_is_the_next_attempt_of_the_same_life(self, stage: "Stage") -> None:
         first = stage.claim(stage.enqueue().id)

@@ -17,6 +17,8 @@ from turnkeeper_worker.config import ProviderConfig, Settings
 from turnkeeper_worker.database import Database
 from turnkeeper_worker.leases import Leases
 from turnkeeper_worker.live import Live
+from turnkeeper_worker.metrics import Metrics
+from turnkeeper_worker.observer import Observer
 from turnkeeper_worker.outcomes import Completed, Dropped, GaveUp, Outcome
 from turnkeeper_worker.providers import Answer, Call, CalledOff, Listener, Result
 from turnkeeper_worker.switchboard import Switchboard
@@ -83,6 +85,7 @@ async def run_once(url: URL, redis_url: str, worker: "UUID", turn_id: "UUID", be
         call_up=lambda: None,
         show=lambda _turn_id, _label: None,
         rng=random.Random(1),
+        observer=Observer(Metrics({})),
     )
     try:
         with leases.hold(turn_id) as lease:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import Connection, func, select, text
 
 from turnkeeper import turns
 from turnkeeper.messages import ToolCall, ToolResult
@@ -16,7 +16,7 @@ from turnkeeper.states import AttemptOutcome, TurnState
 from turnkeeper.tables import rejections, workers
 from turnkeeper_worker import ledger, store, upkeep
 from turnkeeper_worker.store import Claimed, Ended, NotMine, claim
-from turnkeeper_worker.upkeep import Abandoned, Due, Held
+from turnkeeper_worker.upkeep import Abandoned, Due, Held, Waiting
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Stage
@@ -487,3 +487,34 @@ def test_the_first_reason_of_a_rejection_stays(stage: "Stage") -> None:
 
     with stage.engine.connect() as connection:
         assert list(connection.scalars(select(rejections.c.reason))) == ["one"]
+
+
+class TestCounting:
+    def test_turns_that_wait_are_counted_by_what_they_wait_for(self, stage: "Stage") -> None:
+        stage.enqueue()
+        chat = stage.enqueue().chat_id
+        stage.enqueue(chat_id=chat)
+        stage.claim(stage.enqueue().id)
+        stage.retry(stage.claim(stage.enqueue().id), seconds=600)
+
+        waiting = stage.do(upkeep.count_waiting)
+
+        assert (waiting.due, waiting.counting_down) == (2, 1)
+        assert timedelta(0) < waiting.oldest_due < A_MINUTE
+
+    def test_where_nothing_waits_nothing_is_old(self, stage: "Stage") -> None:
+        stage.claim(stage.enqueue().id)
+
+        assert stage.do(upkeep.count_waiting) == Waiting(due=0, counting_down=0, oldest_due=timedelta(0))
+
+    def test_counting_reads_the_index_of_due_turns_alone(self, stage: "Stage") -> None:
+        def plan(connection: Connection) -> str:
+            connection.execute(text("SET LOCAL enable_seqscan = off"))
+            compiled = upkeep._COUNT_WAITING.compile(dialect=connection.dialect)
+            rows = connection.exec_driver_sql(f"EXPLAIN {compiled}", dict(compiled.params))
+            return "\n".join(row[0] for row in rows)
+
+        lines = [line for line in stage.do(plan).splitlines() if "Scan" in line]
+
+        assert sum("ix_turns_due" in line for line in lines) == 3
+        assert not [line for line in lines if "Seq Scan" in line]

@@ -278,6 +278,23 @@ class TestDoubt:
 
             assert (one.stopped, other.stopped) == (Stop.LOST, Stop.LOST)
 
+    async def test_a_long_outage_is_told_once_and_not_with_every_beat(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        world = World(held=[held()])
+        leases = world.leases()
+        with claimed(leases):
+            world.is_away = True
+            for _ in range(4):
+                world.now += 1
+                await leases.renew()
+            world.now += 4
+            for _ in range(4):
+                world.now += 0.5
+                await leases.renew()
+
+        assert capsys.readouterr().out.count("lease.given_up") == 1
+
     async def test_time_counts_from_before_the_request_that_succeeded(self) -> None:
         world = World(held=[held()])
         leases = world.leases()

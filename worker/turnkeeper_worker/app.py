@@ -8,7 +8,7 @@ from uuid import UUID
 from amqp.exceptions import ChannelError
 from celery import Celery
 from celery.backends.base import DisabledBackend
-from celery.signals import setup_logging, task_revoked, worker_shutting_down
+from celery.signals import setup_logging, task_revoked, worker_shutdown, worker_shutting_down
 
 from turnkeeper.doorbell import PUBLISH_RETRIES, RUN_TURN, holds_countdowns, queue_at, transport_options
 from turnkeeper_worker.bell import Bell
@@ -29,6 +29,8 @@ class WorkerApp(Celery):  # type: ignore[misc]  # Celery is untyped
     is_shutting_down = False
     consumer: Any = None
     """Celery's consumer, which tells Flower of tasks."""
+    exit_status = 1
+    """What the worker process ends with: a failure, until somebody asks for its end."""
 
     @cached_property
     def backend(self) -> DisabledBackend:
@@ -155,7 +157,16 @@ def _set_up_logging(**_: Any) -> None:
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]  # Celery is untyped
 def _shut_down(how: str, **_: Any) -> None:
     """Drain at the first SIGTERM; who sends another one, or SIGQUIT, does not want to wait."""
+    # Celery calls all but the first SIGTERM a failure; for us they hand the turns back sooner.
+    app.exit_status = 0
     app.shut_down(at_once=how == "Cold" or app.is_shutting_down)
+
+
+@worker_shutdown.connect  # type: ignore[untyped-decorator]  # Celery is untyped
+def _note_exit_status(sender: Any, **_: Any) -> None:
+    """Remember why the worker ended, where no signal did it: Celery's own command line forgets it."""
+    if app.exit_status and sender.exitcode is not None:
+        app.exit_status = sender.exitcode
 
 
 @task_revoked.connect  # type: ignore[untyped-decorator]  # Celery is untyped

@@ -216,6 +216,10 @@ class Settings(Connections):
     """What is logged."""
     log_json: bool = False
     """Log one JSON object a line."""
+    metrics_port: Annotated[int, Field(ge=0, le=65_535)] = 0
+    """The port on which this process shows its metrics to Prometheus; each needs one of its own, 0 is none."""
+    metrics_address: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    """The address of that port; `0.0.0.0` shows them to other hosts too."""
     retry: RetryPolicy = RetryPolicy()
     """The retry policy of providers that have none of their own."""
     providers: dict[str, ProviderConfig] = Field(default_factory=dict)

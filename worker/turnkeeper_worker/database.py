@@ -11,7 +11,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.util import greenlet_spawn
 
-from turnkeeper_worker.telemetry import get_logger
+from turnkeeper_worker.telemetry import Complaint, get_logger
 
 log = get_logger(__name__)
 
@@ -29,6 +29,8 @@ class Database:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
+        self._away = Complaint(log, "database.away")
+        self._busy = Complaint(log, "database.busy")
 
     @classmethod
     def at(cls, url: URL, *, connections: int = POOL_SIZE) -> Self:
@@ -54,10 +56,10 @@ class Database:
             except DBAPIError as error:
                 if not (isinstance(error, OperationalError) or error.connection_invalidated):
                     raise
-                log.warning("database.away", error=str(error.orig).strip(), pause_s=pause)
+                self._away.make(error=str(error.orig).strip(), pause_s=pause)
             except PoolTimeout as error:
                 # Every connection waits for a database that hangs; an answer must not be lost for that.
-                log.warning("database.busy", error=str(error), pause_s=pause)
+                self._busy.make(error=str(error), pause_s=pause)
             await asyncio.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
 

@@ -28,13 +28,16 @@ from turnkeeper_worker.config import ProviderConfig, Settings
 from turnkeeper_worker.database import Database
 from turnkeeper_worker.leases import Leases, Stop
 from turnkeeper_worker.live import Live
+from turnkeeper_worker.metrics import Metrics, serving
 from turnkeeper_worker.model_step import Show
+from turnkeeper_worker.observer import Observer
 from turnkeeper_worker.outcomes import Dropped, HandedBack, Outcome
 from turnkeeper_worker.providers import Provider, open_providers
 from turnkeeper_worker.rescue import Rescuer
 from turnkeeper_worker.switchboard import Switchboard
 from turnkeeper_worker.telemetry import get_logger
 from turnkeeper_worker.tools import Toolbox, load_toolbox
+from turnkeeper_worker.tracing import open_tracer
 from turnkeeper_worker.turn import TurnRunner
 from turnkeeper_worker.upkeep import Due, Held, Identity
 from turnkeeper_worker.usher import Usher
@@ -42,8 +45,8 @@ from turnkeeper_worker.usher import Usher
 log = get_logger(__name__)
 
 REDIS_TIMEOUT_SECONDS = 5
-UPKEEP_CONNECTIONS = 4
-"""The heartbeat's, the rescue loop's, and those of the call-offs and of housekeeping."""
+UPKEEP_CONNECTIONS = 5
+"""The heartbeat's, the rescue loop's, and those of the call-offs, of counting and of housekeeping."""
 DECLINED_FOR = timedelta(seconds=0.5)
 """How long a process that shuts down may still be sent messages."""
 RESTART_SECONDS = 1.0
@@ -80,7 +83,7 @@ class Engine:
     def loops(self) -> tuple[Callable[[], Awaitable[None]], ...]:
         """Return what goes on for as long as the worker lives."""
         rescuer = self.rescuer
-        rescues = rescuer.run, rescuer.run_call_offs, rescuer.run_housekeeping
+        rescues = rescuer.run, rescuer.run_call_offs, rescuer.run_counting, rescuer.run_housekeeping
         return self.live.run, self.leases.run, self.usher.run, *rescues, self.hear_cancels
 
     async def run(self, turn_id: UUID) -> Outcome:
@@ -162,6 +165,8 @@ async def open_engine(settings: Settings, broker: Broker) -> AsyncIterator[Engin
         # Hundreds of claims may wait for a connection; a heartbeat that waits behind them costs all their leases.
         upkeep_database = Database.at(settings.database, connections=UPKEEP_CONNECTIONS)
         stack.push_async_callback(upkeep_database.close)
+        configs = settings.all_providers(os.environ)
+        observer = _open_observer(stack, settings, configs)
         await upkeep_database.once(upkeep.beat, me)
         stack.push_async_callback(_sign_off, upkeep_database, me.id)
         redis = _open_redis(settings)
@@ -172,7 +177,17 @@ async def open_engine(settings: Settings, broker: Broker) -> AsyncIterator[Engin
         switchboard = Switchboard()
         await switchboard.look(upkeep_database)
         engine = _assemble(
-            settings, broker, me, database, upkeep_database, redis, configs, providers, toolbox, switchboard
+            settings,
+            broker,
+            me,
+            database,
+            upkeep_database,
+            redis,
+            configs,
+            providers,
+            toolbox,
+            switchboard,
+            observer,
         )
         stack.push_async_callback(engine.live.flush)
         tasks = [asyncio.create_task(_keep_going(loop)) for loop in engine.loops()]
@@ -191,6 +206,7 @@ def _assemble(
     providers: Mapping[str, Provider],
     toolbox: Toolbox,
     switchboard: Switchboard,
+    observer: Observer,
 ) -> Engine:
     rng = random.Random()  # noqa: S311 - for jitter, not for secrets
     ttl = timedelta(seconds=settings.lease_ttl_seconds)
@@ -213,7 +229,9 @@ def _assemble(
         ttl=timedelta(seconds=settings.events_ttl_seconds),
         max_events=settings.events_max,
         may_speak=leases.are_sure,
+        dropped=observer.metrics.live_events_dropped.inc,
     )
+    _show_leases(observer.metrics, leases)
 
     async def ring(due: list[Due]) -> None:
         try:
@@ -237,6 +255,7 @@ def _assemble(
         tidy_every=timedelta(seconds=settings.housekeeping_seconds),
         retention=timedelta(days=settings.retention_days) or None,
         rng=rng,
+        observer=observer,
     )
 
     usher = Usher(upkeep_database, ring)
@@ -253,10 +272,30 @@ def _assemble(
         call_up=usher.ask,
         show=broker.show,
         rng=rng,
+        observer=observer,
     )
     return Engine(
         database=database, redis=redis, live=live, leases=leases, runner=runner, rescuer=rescuer, usher=usher
     )
+
+
+def _open_observer(stack: AsyncExitStack, settings: Settings, configs: Mapping[str, ProviderConfig]) -> Observer:
+    """Build what looks on, and open its page of metrics."""
+    models = {name: tuple(filter(None, (one.model, *one.models))) for name, one in configs.items()}
+    metrics = Metrics(models, {name: one.model for name, one in configs.items()})
+    metrics.concurrency.set(settings.concurrency)
+    stack.enter_context(serving(metrics, settings.metrics_address, settings.metrics_port))
+    tracer = open_tracer(os.environ)
+    stack.push_async_callback(asyncio.to_thread, tracer.close)
+    conventions = {name: one.api.partition("-")[0] for name, one in configs.items()}
+    return Observer(metrics, tracer=tracer, conventions=conventions)
+
+
+def _show_leases(metrics: Metrics, leases: Leases) -> None:
+    """Let metrics show the leases as they are when Prometheus asks."""
+    metrics.in_flight.set_function(lambda: len(leases))
+    metrics.held.set_function(leases.count_claimed)
+    metrics.lease_age.set_function(leases.age)
 
 
 async def _keep_going(loop: Callable[[], Awaitable[None]]) -> None:

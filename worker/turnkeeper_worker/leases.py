@@ -8,6 +8,7 @@ River argues the same in its package `leadership`.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from datetime import timedelta
 from enum import Enum, auto
 from uuid import UUID
 
-from turnkeeper_worker.telemetry import get_logger
+from turnkeeper_worker.telemetry import Complaint, get_logger
 from turnkeeper_worker.upkeep import Held
 
 log = get_logger(__name__)
@@ -102,9 +103,18 @@ class Leases:
         self._ttl = ttl.total_seconds()
         self._renewed_at = clock()
         self._judges_from = self._renewed_at
+        self._given_up = Complaint(log, "lease.given_up", level=logging.ERROR, clock=clock)
 
     def __len__(self) -> int:
         return len(self._held)
+
+    def count_claimed(self) -> int:
+        """Count the turns that are ours; safe to call from any thread."""
+        return sum(lease.epoch is not None for lease in list(self._held.values()))
+
+    def age(self) -> float:
+        """Return how long ago the last renewal that succeeded was sent, in seconds."""
+        return self._clock() - self._renewed_at
 
     def turn_ids(self) -> tuple[UUID, ...]:
         """Return the turns that are here, those included that are only being claimed."""
@@ -175,7 +185,7 @@ class Leases:
 
     def _give_up(self) -> None:
         if self._held:
-            log.error("lease.given_up", turns=len(self._held))
+            self._given_up.make(turns=len(self._held))
         self.stop_all(Stop.LOST)
 
     def _compare(self, known: list[tuple[Lease, int]], held: dict[UUID, Held]) -> None:

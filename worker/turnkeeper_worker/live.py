@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 from turnkeeper.events import Event, TurnPart, TurnStarted
 from turnkeeper.follow import FIELD
 from turnkeeper.keys import events_key
-from turnkeeper_worker.telemetry import get_logger
+from turnkeeper_worker.telemetry import Complaint, get_logger
 
 log = get_logger(__name__)
 
@@ -27,8 +27,6 @@ DOUBT_SECONDS = 0.05
 """How often a process that is in doubt looks whether it is sure again."""
 MAX_BACKLOG = 50_000
 """More events than this are not kept for a Redis that does not take them."""
-COMPLAINS_EVERY_SECONDS = 5.0
-"""A Redis that is away fails at every writing, dozens of times a second; the log need not say so each time."""
 
 
 class Live:
@@ -42,6 +40,7 @@ class Live:
         ttl: timedelta,
         max_events: int,
         may_speak: Callable[[], bool] = lambda: True,
+        dropped: Callable[[int], None] = lambda _count: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._redis = redis
@@ -51,14 +50,15 @@ class Live:
         self._may_speak = may_speak
         self._backlog: list[Event] = []
         self._has_news = asyncio.Event()
-        self._clock = clock
-        self._dropped = 0
-        self._silent_until = clock()
+        self._dropped = dropped
+        self._complaint = Complaint(log, "live.dropped", counted="events", clock=clock)
 
     def say(self, event: Event) -> None:
         """Publish *event* within the coalescing time; returns at once."""
         if len(self._backlog) < MAX_BACKLOG:
             self._backlog.append(event)
+        else:
+            self._dropped(1)
         self._has_news.set()
 
     def unsay(self, turn_id: UUID) -> None:
@@ -83,15 +83,8 @@ class Live:
                 await self._write(merged(events))
         except (RedisError, OSError, RuntimeError) as error:
             # uvloop says RuntimeError of a connection that was closed under it.
-            self._dropped += len(events)
-            self._complain(error)
-
-    def _complain(self, error: Exception) -> None:
-        now = self._clock()
-        if now >= self._silent_until:
-            log.warning("live.dropped", events=self._dropped, error=str(error))
-            self._dropped = 0
-            self._silent_until = now + COMPLAINS_EVERY_SECONDS
+            self._dropped(len(events))
+            self._complaint.make(count=len(events), error=str(error))
 
     async def _write(self, events: Iterable[Event]) -> None:
         async with self._redis.pipeline(transaction=False) as pipeline:

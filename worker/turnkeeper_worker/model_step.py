@@ -22,6 +22,7 @@ from turnkeeper_worker.database import Database
 from turnkeeper_worker.leases import Lease, Stop
 from turnkeeper_worker.ledger import Run
 from turnkeeper_worker.live import Live
+from turnkeeper_worker.observer import Observer
 from turnkeeper_worker.outcomes import Cancelled, Completed, Dropped, HandedBack, Outcome
 from turnkeeper_worker.planner import Attempt, Planner
 from turnkeeper_worker.providers import Answer, Failed, Provider, Result, Running, unusable
@@ -62,6 +63,7 @@ class ModelRunner:
     checkpoint_every: timedelta
     max_steps: int
     show: Show
+    observer: Observer
 
     async def run(self, attempt: Attempt, lease: Lease) -> Next | Broken:
         """Make the attempt; return what is to be done next, or how the delivery ended.  Raises LeaseLost."""
@@ -76,7 +78,9 @@ class ModelRunner:
             return await self._stop(attempt.turn, speaker, lease.stopped)
         match result:
             case Answer():
-                return await self._take_answer(attempt, result, speaker)
+                following = await self._take_answer(attempt, result, speaker)
+                self.observer.answered(attempt.turn, result, speaker.watch)
+                return following
             case Failed():
                 return Broken(result, speaker)
             case other:
@@ -97,6 +101,7 @@ class ModelRunner:
         except Exception as error:  # noqa: BLE001 - the edge of a turn: a fault of ours ends it, never the worker
             return crashed(attempt.turn, error)
         finally:
+            speaker.watch.stop()
             lease.settle()
 
     def _provider(self, attempt: Attempt) -> Provider:
@@ -106,7 +111,8 @@ class ModelRunner:
 
     def _speaker(self, attempt: Attempt) -> Speaker:
         keep = partial(self._keep, attempt) if attempt.call.background else None
-        return Speaker(self.live, attempt.turn, keep, self.checkpoint_every)
+        watch = self.observer.calling(attempt.turn, attempt.call)
+        return Speaker(self.live, attempt.turn, keep, self.checkpoint_every, watch)
 
     async def _keep(self, attempt: Attempt, running: Running, pieces: tuple[Piece, ...]) -> None:
         """Write down how far a background response has come; only the first time must it be written."""
@@ -211,11 +217,13 @@ class ModelRunner:
             store.cancel, turn, _broken_off(AttemptOutcome.CANCELLED, speaker), said
         )
         speaker.say_cancelled(said, settled.position)
+        self.observer.broken_off(turn, AttemptOutcome.CANCELLED, speaker.usage, speaker.watch)
         return Cancelled(settled.woken)
 
     async def _hand_back(self, turn: Claimed, speaker: Speaker) -> HandedBack:
         await self.database.surely(store.hand_back, turn, _broken_off(AttemptOutcome.HANDED_BACK, speaker))
         speaker.say_retry("handed_back")
+        self.observer.broken_off(turn, AttemptOutcome.HANDED_BACK, speaker.usage, speaker.watch)
         return HandedBack(turn.attempt)
 
 

@@ -13,17 +13,21 @@ from uuid import UUID
 
 from celery.concurrency.thread import ApplyResult
 from celery.concurrency.thread import TaskPool as ThreadPool
+from celery.exceptions import WorkerShutdown
 from celery.utils import log as celery_log
 from celery.worker.consumer import Consumer
 from celery.worker.state import maybe_shutdown
 from kombu.connection import Connection
 
 from turnkeeper.doorbell import holds_countdowns
+from turnkeeper.exceptions import TurnkeeperError
 from turnkeeper_worker.runtime import Runtime
 from turnkeeper_worker.telemetry import get_logger
 
 log = get_logger(__name__)
 
+EXIT_USAGE = 2
+"""What a worker ends with whose settings must be changed, as all commands do."""
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 2.0
 FLUSH_EVERY_SECONDS = 0.05
@@ -34,7 +38,11 @@ class TurnPool(ThreadPool):  # type: ignore[misc]  # Celery is untyped
 
     def on_start(self) -> None:
         """Start the runtime before the first message comes."""
-        self.runtime.start()
+        try:
+            self.runtime.start()
+        except TurnkeeperError as error:
+            log.critical("worker.cannot_start", error=str(error))
+            raise WorkerShutdown(EXIT_USAGE) from None
 
     def on_close(self) -> None:
         """Begin to drain, if no signal did: a shutdown by remote control sends none."""

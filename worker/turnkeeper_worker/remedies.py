@@ -17,6 +17,7 @@ from turnkeeper_worker.database import Database
 from turnkeeper_worker.decide import Decision, FallBack, GiveUp, Heal, Retry, decide
 from turnkeeper_worker.failures import Classified, Failure, classify, describe
 from turnkeeper_worker.live import Live
+from turnkeeper_worker.observer import Observer
 from turnkeeper_worker.outcomes import GaveUp, Outcome, Retrying
 from turnkeeper_worker.planner import Attempt, Planner
 from turnkeeper_worker.providers import Failed
@@ -37,6 +38,7 @@ class Remedies:
     policy_for: Callable[[ProviderConfig | None], RetryPolicy]
     broker_horizon: timedelta
     rng: random.Random
+    observer: Observer
 
     async def apply(
         self,
@@ -60,6 +62,19 @@ class Remedies:
         decision = self._decide(turn, classified, elapsed)
         ended = _ended(classified, failed, speaker)
         _log_failure(turn, classified, decision)
+        done = await self._carry_out(decision, turn, ended, speaker, failed, attempt)
+        self.observer.failed(turn, classified, decision, failed, speaker.watch)
+        return done
+
+    async def _carry_out(
+        self,
+        decision: Decision,
+        turn: Claimed,
+        ended: Ended,
+        speaker: Speaker,
+        failed: Failed,
+        attempt: Attempt | None,
+    ) -> Outcome | Attempt:
         match decision:
             case Retry(delay=delay):
                 return await self._retry(turn, replace(ended, delay=delay), delay, speaker, failed, attempt)

@@ -21,6 +21,7 @@ from turnkeeper.states import TurnState
 from turnkeeper_worker import pruning, upkeep
 from turnkeeper_worker.database import Database
 from turnkeeper_worker.live import Live
+from turnkeeper_worker.observer import Observer
 from turnkeeper_worker.providers import Provider
 from turnkeeper_worker.switchboard import Switchboard
 from turnkeeper_worker.telemetry import get_logger
@@ -37,6 +38,8 @@ NEVER_FORGOTTEN_BEFORE = timedelta(seconds=60)
 ENOUGH_MESSAGES = 500
 """With so many the workers are busy for a while; turns that have only just been enqueued go behind them."""
 
+COUNTS_EVERY = timedelta(seconds=10)
+"""How often each worker counts the turns that wait."""
 ABANDONED_FOR = timedelta(hours=1)
 """A response that could not be called off for so long has ended by itself."""
 
@@ -65,6 +68,7 @@ class Rescuer:
     retention: timedelta | None
     """How old records may become; None: as old as they like."""
     rng: random.Random
+    observer: Observer
 
     async def run(self) -> None:
         """Look after turns, round after round, until cancelled."""
@@ -80,6 +84,10 @@ class Rescuer:
     async def run_housekeeping(self) -> None:
         """Tidy up, round after round, until cancelled."""
         await self._repeat(self.tidy_every, self.wake_stuck, self.prune, self.sweep_up_erased)
+
+    async def run_counting(self) -> None:
+        """Count the turns that wait, round after round, until cancelled."""
+        await self._repeat(COUNTS_EVERY, self.count_waiting)
 
     async def _repeat(self, every: timedelta, *duties: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -111,6 +119,7 @@ class Rescuer:
         for orphan in orphans:
             log.warning("turn.rescued", turn_id=str(orphan.id), epoch=orphan.epoch, state=str(orphan.state))
             self.live.say(_event(orphan))
+            self.observer.rescued(orphan)
 
     async def ring_due(self) -> None:
         """Ring for due turns of which the broker does not know, unless it has more than enough messages."""
@@ -124,6 +133,10 @@ class Rescuer:
         if due:
             log.info("rescue.rings", turns=len(due))
             await self.ring(due)
+
+    async def count_waiting(self) -> None:
+        """Count the turns that wait for a worker or a countdown."""
+        self.observer.waiting(await self.database.once(upkeep.count_waiting))
 
     async def wake_stuck(self) -> None:
         """Ring for turns that wait behind nothing."""
@@ -152,13 +165,15 @@ class Rescuer:
         await asyncio.gather(*(self._call_off(one) for one in found))
 
     async def _call_off(self, abandoned: Abandoned) -> None:
-        provider = self.providers.get(abandoned.checkpoint.credential.provider)
+        credential = abandoned.checkpoint.credential
+        provider = self.providers.get(credential.provider)
         if provider is None:
             return
         called_off = await provider.call_off(abandoned.checkpoint.response_id)
         if called_off.is_over:
             log.info("response.called_off", turn_id=str(abandoned.turn_id))
             await self.database.once(upkeep.close_abandoned, abandoned, called_off.usage)
+            self.observer.called_off(credential.provider, credential.model, called_off.usage)
 
 
 def _event(orphan: Orphan) -> TurnRetry | TurnCancelled | TurnFailed:

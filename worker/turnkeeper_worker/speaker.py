@@ -20,6 +20,7 @@ from turnkeeper.events import (
 from turnkeeper.messages import Message, Text
 from turnkeeper_worker.checkpoint import Piece, joined
 from turnkeeper_worker.live import Live
+from turnkeeper_worker.observer import Watch
 from turnkeeper_worker.providers import Call, Running
 from turnkeeper_worker.store import Claimed
 
@@ -36,6 +37,8 @@ class Speaker:
     keep: Keep | None = None
     """Writes down how far a background response has come."""
     keep_every: timedelta = timedelta(0)
+    watch: Watch = field(default_factory=Watch)
+    """Times the stream."""
     first_event_at: datetime | None = None
     usage: dict[str, int] | None = None
     _pieces: list[Piece] = field(default_factory=list)
@@ -44,11 +47,11 @@ class Speaker:
     def started(self, response_id: str) -> None:
         """Hear that the provider has begun the response."""
         del response_id
-        self._note_first_event()
+        self._note_event()
 
     def said(self, kind: PartKind, text: str) -> None:
         """Hear a piece of the answer, and pass it on."""
-        self._note_first_event()
+        self._note_event()
         self._pieces.append((kind, text))
         self.live.say(TurnPart(**self._stamp, kind=kind, text=text))
 
@@ -132,7 +135,8 @@ class Speaker:
         turn = self.turn
         return {"turn_id": turn.id, "epoch": turn.epoch, "step": turn.step, "attempt": turn.attempt}
 
-    def _note_first_event(self) -> None:
+    def _note_event(self) -> None:
+        self.watch.heard()
         if self.first_event_at is None:
             self.first_event_at = datetime.now(UTC)
 

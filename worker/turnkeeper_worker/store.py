@@ -96,6 +96,10 @@ class Claimed:
     is_cancelled: bool
     others_stand_back: bool
     """Turns of the same owner wait for their place at the broker; one of them may have it now."""
+    waited: timedelta = timedelta(0)
+    """How long the turn had been due when it was claimed."""
+    trace_context: str | None = None
+    """The span of whoever enqueued the turn, as W3C's `traceparent` writes it."""
 
     @property
     def asked(self) -> "Asked":
@@ -140,6 +144,8 @@ _earlier, _standing = turns.alias("earlier"), turns.alias("standing")
 _OTHERS_STAND_BACK = exists().where(
     _standing.c.owner == turns.c.owner, _standing.c.available_at <= func.now(), _standing.c.rung_at.is_(None)
 )
+# The row as it was: the claim empties the time since when it had been due.
+_before = turns.alias("before")
 _CLAIM = (
     update(turns)
     .where(
@@ -147,6 +153,7 @@ _CLAIM = (
         turns.c.state.in_(WAITING_STATES),
         turns.c.available_at <= func.now(),
         chats.c.id == turns.c.chat_id,
+        _before.c.id == turns.c.id,
         ~exists().where(
             _earlier.c.chat_id == turns.c.chat_id,
             _earlier.c.seq < turns.c.seq,
@@ -167,6 +174,7 @@ _CLAIM = (
         chats.c.anchor,
         (func.now() - func.coalesce(turns.c.started_at, func.now())).label("elapsed"),
         _OTHERS_STAND_BACK.label("others_stand_back"),
+        (func.now() - _before.c.available_at).label("waited"),
     )
 )
 
@@ -199,6 +207,8 @@ def _claimed(row: Row[Any], worker_id: UUID) -> Claimed:
         elapsed=row.elapsed,
         is_cancelled=row.cancel_requested_at is not None,
         others_stand_back=row.others_stand_back,
+        waited=row.waited,
+        trace_context=row.trace_context,
     )
 
 

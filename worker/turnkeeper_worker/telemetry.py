@@ -2,6 +2,9 @@
 
 import logging
 import sys
+import time
+from collections.abc import Callable
+from typing import Any
 
 import structlog
 
@@ -9,6 +12,9 @@ from turnkeeper_worker.masking import mask
 
 #: Libraries whose chatter at `info` tells an operator nothing.
 QUIET_LOGGERS = ("httpx", "httpcore", "aiohttp", "celery.worker.strategy", "celery.app.trace", "alembic")
+
+COMPLAINS_EVERY_SECONDS = 5.0
+"""What fails dozens of times a second need not be said each time."""
 
 
 def configure_logging(level: str, *, as_json: bool) -> None:
@@ -62,3 +68,41 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
     """Return a logger for *name*."""
     logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)
     return logger
+
+
+class Complaint:
+    """Something that goes wrong many times a second, said once per some seconds, with how often it was meant.
+
+    Args:
+        log: Where it is said.
+        event: What is said.
+        level: How loud.
+        counted: The field that says how often.
+        clock: The time, in seconds.
+    """
+
+    def __init__(
+        self,
+        log: structlog.stdlib.BoundLogger,
+        event: str,
+        *,
+        level: int = logging.WARNING,
+        counted: str = "times",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._log = log
+        self._event = event
+        self._level = level
+        self._counted = counted
+        self._clock = clock
+        self._unsaid = 0
+        self._silent_until = clock()
+
+    def make(self, *, count: int = 1, **fields: Any) -> None:
+        """Complain, or remember that there was reason to."""
+        self._unsaid += count
+        now = self._clock()
+        if now >= self._silent_until:
+            self._log.log(self._level, self._event, **{self._counted: self._unsaid}, **fields)
+            self._unsaid = 0
+            self._silent_until = now + COMPLAINS_EVERY_SECONDS

@@ -30,6 +30,7 @@ from turnkeeper_worker.database import Database
 from turnkeeper_worker.leases import Lease, Stop
 from turnkeeper_worker.live import Live
 from turnkeeper_worker.model_step import Broken, ModelRunner, Show
+from turnkeeper_worker.observer import Observer
 from turnkeeper_worker.outcomes import Dropped, Outcome
 from turnkeeper_worker.planner import Attempt, Planner
 from turnkeeper_worker.providers import Provider
@@ -58,6 +59,7 @@ class TurnRunner:
     remedies: Remedies
     call_up: Callable[[], None]
     """Says that a turn of an owner was begun, of whom others stand back."""
+    observer: Observer
 
     @classmethod
     def build(
@@ -75,6 +77,7 @@ class TurnRunner:
         call_up: Callable[[], None],
         show: Show,
         rng: random.Random,
+        observer: Observer,
     ) -> Self:
         """Put a runner together from what its worker has."""
         planner = Planner(configs=configs, keys=keys, toolbox=toolbox, switchboard=switchboard)
@@ -91,6 +94,7 @@ class TurnRunner:
                 checkpoint_every=timedelta(seconds=settings.checkpoint_seconds),
                 max_steps=settings.max_steps,
                 show=show,
+                observer=observer,
             ),
             tools=ToolRunner(database=database, live=live, toolbox=toolbox, planner=planner),
             remedies=Remedies(
@@ -100,19 +104,26 @@ class TurnRunner:
                 policy_for=settings.retry_policy,
                 broker_horizon=timedelta(seconds=settings.broker_horizon_seconds),
                 rng=rng,
+                observer=observer,
             ),
             call_up=call_up,
+            observer=observer,
         )
 
     async def run(self, lease: Lease) -> Outcome:
         """Run the turn that *lease* is for, as far as one delivery goes."""
-        began = time.monotonic()
+        with self.observer.delivery(lease.turn_id):
+            outcome = await self._run(lease, time.monotonic())
+            self.observer.ended(lease.turn_id, outcome)
+            return outcome
+
+    async def _run(self, lease: Lease, began: float) -> Outcome:
         try:
             work = await self._take(lease.turn_id)
-            if isinstance(work, NotMine):
-                is_cancelled = work.state is TurnState.CANCELLED
-                return Dropped("not due, not first in its chat, or held by another worker", is_cancelled)
+            if not isinstance(work, Attempt | ToolStep):
+                return work
             lease.claimed(work.turn.epoch)
+            self.observer.claimed(work.turn)
             if work.turn.others_stand_back:
                 self.call_up()
             if work.turn.is_cancelled:
@@ -122,15 +133,18 @@ class TurnRunner:
             log.warning("turn.lease_lost", turn_id=str(lost.turn_id), epoch=lost.epoch)
             return Dropped("the lease was lost")
 
-    async def _take(self, turn_id: UUID) -> Work | NotMine:
+    async def _take(self, turn_id: UUID) -> Work | Outcome:
         while True:
             match await self._try_to_claim(turn_id):
-                case Attempt() | ToolStep() | NotMine() as taken:
-                    return taken
+                case NotMine(state=state):
+                    is_cancelled = state is TurnState.CANCELLED
+                    return Dropped("not due, not first in its chat, or held by another worker", is_cancelled)
                 case Early(wait):
                     await asyncio.sleep(wait.total_seconds())
+                case work_or_end:
+                    return work_or_end
 
-    async def _try_to_claim(self, turn_id: UUID) -> Work | Early | NotMine:
+    async def _try_to_claim(self, turn_id: UUID) -> Work | Outcome | Early | NotMine:
         try:
             return await self.database.surely(self._claim, turn_id)
         except IntegrityError as error:
@@ -141,14 +155,14 @@ class TurnRunner:
         except Exception as error:  # noqa: BLE001 - the edge of a turn: what cannot be planned once never can
             return await self._claim_to_fail(turn_id, error)
 
-    async def _claim_to_fail(self, turn_id: UUID, error: Exception) -> NotMine:
+    async def _claim_to_fail(self, turn_id: UUID, error: Exception) -> Work | Outcome | NotMine:
         """End a turn that cannot even be planned; else it would be rung for, and crash, for ever."""
         match await self.database.surely(store.claim, turn_id, self.worker_id):
             case Claimed() as turn:
-                await self.remedies.apply(turn, crashed(turn, error), turn.elapsed)
+                self.observer.claimed(turn)
+                return await self.remedies.apply(turn, crashed(turn, error), turn.elapsed)
             case Early() | NotMine():
-                pass
-        return NotMine()
+                return NotMine()
 
     def _claim(self, connection: Connection, turn_id: UUID) -> Work | Early | NotMine:
         match store.claim(connection, turn_id, self.worker_id):

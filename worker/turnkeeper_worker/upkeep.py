@@ -106,6 +106,10 @@ class Orphan:
     """`queued`; `cancelled` where that was asked for; `failed` where too many workers died of it."""
     error: ChatError | None
     woken: UUID | None
+    provider: str = ""
+    model: str | None = None
+    ran_tools: bool = False
+    """Whether it was lost between two attempts."""
 
 
 def rescue(connection: Connection, ttl: timedelta) -> list[Orphan]:
@@ -186,6 +190,9 @@ def _orphan(connection: Connection, row: Row[Any]) -> Orphan:
         state=state,
         error=read_stored(row.error),
         woken=wake_next(connection, row.chat_id) if state.is_final else None,
+        provider=row.provider,
+        model=row.model,
+        ran_tools=row.runs_tools,
     )
 
 
@@ -279,6 +286,36 @@ def call_up(connection: Connection, *, limit: int = BATCH) -> list[Due]:
     """Call up turns that stand back: as many of each owner as the broker may hold, one owner after the other."""
     rows = connection.execute(_CALL_UP, {"at_broker": AT_BROKER, "most": limit})
     return [Due(row.id, row.attempt) for row in rows]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """How many turns of all workers wait, and how long the one at the head has waited for a worker."""
+
+    due: int
+    counting_down: int
+    oldest_due: timedelta
+
+
+COUNTED = 100_000
+"""More than this need not be counted exactly."""
+_some_due = select(turns.c.available_at).where(turns.c.available_at <= func.now()).limit(COUNTED).subquery()
+_some_later = select(turns.c.available_at).where(turns.c.available_at > func.now()).limit(COUNTED).subquery()
+# Both read nothing but the index of due turns.
+_COUNT_WAITING = select(
+    select(func.count()).select_from(_some_due).scalar_subquery().label("due"),
+    select(func.count()).select_from(_some_later).scalar_subquery().label("counting_down"),
+    select(func.now() - func.min(turns.c.available_at))
+    .where(turns.c.available_at <= func.now())
+    .scalar_subquery()
+    .label("oldest_due"),
+)
+
+
+def count_waiting(connection: Connection) -> Waiting:
+    """Count the turns that wait for a worker, and those that wait for a countdown."""
+    row = connection.execute(_COUNT_WAITING).one()
+    return Waiting(due=row.due, counting_down=row.counting_down, oldest_due=row.oldest_due or timedelta(0))
 
 
 _earlier = turns.alias("earlier")

@@ -66,7 +66,7 @@ def worker(
             "--without-mingle",
         ]
     )
-    return 0
+    return app.exit_status
 
 
 def simulate(
