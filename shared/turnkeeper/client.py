@@ -35,6 +35,7 @@ from turnkeeper.requests import TurnRequest
 from turnkeeper.settings import Connections
 from turnkeeper.states import UsagePeriod
 from turnkeeper.switches import Disabled
+from turnkeeper.tracing import enqueue_span
 from turnkeeper.turns import Cancelled, Enqueued
 from turnkeeper.views import TurnView
 
@@ -118,11 +119,19 @@ class Turnkeeper(_Keeper):
             DatabaseUnavailable: Nothing was stored.
         """
         request = self._request(chat, text, options)
+        with enqueue_span() as span:
+            enqueued = self._enqueue(request, connection, span.traceparent)
+            span.stored(enqueued.id, enqueued.chat_id)
+            return enqueued
+
+    def _enqueue(self, request: TurnRequest, connection: Connection | None, trace_context: str | None) -> Enqueued:
         if connection is not None:
-            return turns.enqueue(connection, request, is_rung=False)
-        enqueued = self._transact(turns.enqueue, request)
+            return turns.enqueue(connection, request, is_rung=False, trace_context=trace_context)
+        enqueued = self._transact(turns.enqueue, request, trace_context=trace_context)
         self._announce_stops(enqueued)
-        return enqueued if not enqueued.is_rung or self.ring(enqueued.id) else replace(enqueued, is_rung=False)
+        if not enqueued.is_rung or self._ring(enqueued.id, trace_context):
+            return enqueued
+        return replace(enqueued, is_rung=False)
 
     def edit(
         self,
@@ -153,8 +162,11 @@ class Turnkeeper(_Keeper):
 
     def ring(self, turn_id: UUID) -> bool:
         """Tell the workers that a turn is due; False where the broker is away and the rescue will do it."""
+        return self._ring(turn_id)
+
+    def _ring(self, turn_id: UUID, trace_context: str | None = None) -> bool:
         try:
-            ring(self._celery, turn_id)
+            ring(self._celery, turn_id, trace_context=trace_context)
         except BrokerUnavailable as error:
             log.warning("turn %s is stored and waits: %s", turn_id, error)
             self._transact(turns.forget_ring, turn_id)
@@ -361,11 +373,19 @@ class AsyncTurnkeeper(_Keeper):
     ) -> Enqueued:
         """Store a turn and tell the workers; see `Turnkeeper.enqueue`."""
         request = self._request(chat, text, options)
+        with enqueue_span() as span:
+            enqueued = await self._enqueue(request, connection, span.traceparent)
+            span.stored(enqueued.id, enqueued.chat_id)
+            return enqueued
+
+    async def _enqueue(
+        self, request: TurnRequest, connection: AsyncConnection | None, trace_context: str | None
+    ) -> Enqueued:
         if connection is not None:
-            return await connection.run_sync(turns.enqueue, request, is_rung=False)
-        enqueued = await self._transact(turns.enqueue, request)
+            return await connection.run_sync(turns.enqueue, request, is_rung=False, trace_context=trace_context)
+        enqueued = await self._transact(turns.enqueue, request, trace_context=trace_context)
         await self._announce_stops(enqueued)
-        if not enqueued.is_rung or await self.ring(enqueued.id):
+        if not enqueued.is_rung or await self._ring(enqueued.id, trace_context):
             return enqueued
         return replace(enqueued, is_rung=False)
 
@@ -382,8 +402,11 @@ class AsyncTurnkeeper(_Keeper):
 
     async def ring(self, turn_id: UUID) -> bool:
         """Tell the workers that a turn is due; False where the broker is away and the rescue will do it."""
+        return await self._ring(turn_id)
+
+    async def _ring(self, turn_id: UUID, trace_context: str | None = None) -> bool:
         try:
-            await asyncio.to_thread(ring, self._celery, turn_id)
+            await asyncio.to_thread(ring, self._celery, turn_id, trace_context=trace_context)
         except BrokerUnavailable as error:
             log.warning("turn %s is stored and waits: %s", turn_id, error)
             await self._transact(turns.forget_ring, turn_id)

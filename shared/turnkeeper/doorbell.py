@@ -13,6 +13,7 @@ from kombu.exceptions import OperationalError
 
 from turnkeeper.exceptions import BrokerUnavailable
 from turnkeeper.settings import address_of
+from turnkeeper.tracing import TRACEPARENT
 
 RUN_TURN = "turnkeeper.run_turn"
 SUBMIT_TURN = "turnkeeper.submit_turn"
@@ -108,6 +109,7 @@ def ring(
     countdown: timedelta = timedelta(0),
     attempts: int = 0,
     label: str = "",
+    trace_context: str | None = None,
 ) -> None:
     """Tell the workers that a turn is due, or is due after *countdown*.
 
@@ -117,6 +119,7 @@ def ring(
         countdown: How long Celery should hold the message.
         attempts: How many attempts the turn has behind it; Flower shows them as retries.
         label: What Flower shows instead of the arguments.
+        trace_context: A `traceparent` for whoever traces the broker; workers take the one stored with the turn.
 
     Raises:
         BrokerUnavailable: The broker did not take the message within seconds.
@@ -132,6 +135,7 @@ def ring(
             kwargsrepr="",
             ignore_result=True,
             confirm_timeout=CONFIRM_SECONDS,
+            headers={TRACEPARENT: trace_context} if trace_context else None,
         )
     except (OperationalError, ConnectionError, TimeoutError) as error:
         raise BrokerUnavailable(address_of(app.conf.broker_url), _reason(error)) from error

@@ -73,7 +73,12 @@ class Cancelled:
 
 
 def enqueue(
-    connection: Connection, request: TurnRequest, *, turn_id: UUID | None = None, is_rung: bool = True
+    connection: Connection,
+    request: TurnRequest,
+    *,
+    turn_id: UUID | None = None,
+    is_rung: bool = True,
+    trace_context: str | None = None,
 ) -> Enqueued:
     """→ queued.  Store the turn and the user's message.
 
@@ -82,6 +87,7 @@ def enqueue(
         request: What is asked for.
         turn_id: The id to give the turn; a second request with the same id is the same turn.
         is_rung: Whether the caller rings after the commit; if not, the workers' rescue loop does.
+        trace_context: The caller's span, as a `traceparent`; the workers go on from it.
 
     Raises UnknownChat, ChatBusy, IdempotencyConflict, UsageLimitExceeded, InvalidRequest when no provider is
     named by the request or its chat; and, for an edit, UnknownTurn, TurnRejected or NotEditable.
@@ -99,7 +105,9 @@ def enqueue(
         is_due = not _has_open_turn(connection, chat.id)
         is_held = is_due and is_rung and not _has_room(connection, request.owner)
         is_rung = is_due and is_rung and not is_held
-        if _insert_turn(connection, request, turn_id, chat, place, is_due=is_due, is_rung=is_rung):
+        if _insert_turn(
+            connection, request, turn_id, chat, place, is_due=is_due, is_rung=is_rung, trace_context=trace_context
+        ):
             # Not before: the same request, under way elsewhere, is no second turn.
             limits.admit(connection, request.owner, chat.limits)
             _insert_input(connection, request, turn_id, chat)
@@ -280,6 +288,7 @@ def _insert_turn(
     *,
     is_due: bool,
     is_rung: bool,
+    trace_context: str | None,
 ) -> bool:
     statement = insert(turns).values(
         id=turn_id,
@@ -290,6 +299,7 @@ def _insert_turn(
         metered=chat.limits is not None,
         available_at=func.now() if is_due else None,
         rung_at=func.now() if is_rung else None,
+        trace_context=trace_context,
         idempotency_key=request.idempotency_key,
         request_digest=request.digest(),
         **_settings(request, chat, place.edited),

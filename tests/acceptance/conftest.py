@@ -95,8 +95,15 @@ class Site:
 
     def cli(self, *arguments: str, stdin: str | None = None, **environment: str) -> Ran:
         """Run a command in the stack's folder, with nothing set but what is given here."""
+        return self._run([*CLI, *arguments], stdin, environment)
+
+    def python(self, program: str, *arguments: str) -> Ran:
+        """Run a program of a producer's against the stack."""
+        return self._run([sys.executable, "-c", program, *arguments], None, self.running.addresses.environment())
+
+    def _run(self, command: Sequence[str], stdin: str | None, environment: dict[str, str]) -> Ran:
         ran = subprocess.run(
-            [*CLI, *arguments],
+            command,
             cwd=self.folder,
             env=bare_environment() | environment,
             input=stdin,

@@ -14,7 +14,7 @@ import pytest
 import redis
 from celery import Celery
 
-from turnkeeper.doorbell import producer_app
+from turnkeeper.doorbell import producer_app, ring
 from turnkeeper.exceptions import BrokerUnavailable
 from turnkeeper_ops.services.ports import LOOPBACK
 from turnkeeper_ops.services.process import poll
@@ -128,3 +128,14 @@ class Frozen:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._socket.close()
+
+
+def test_a_trace_travels_in_the_headers_of_the_message(app: Celery, client: redis.Redis, queue: str) -> None:
+    traced, untraced, trace = uuid4(), uuid4(), "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+    ring(app, traced, trace_context=trace)
+    ring(app, untraced)
+
+    found: Any = client.lrange(f"turnkeeper:celery:{queue}", 0, -1)
+    headers = [json.loads(message)["headers"] for message in found]
+    assert {one["id"]: one.get("traceparent") for one in headers} == {str(traced): trace, str(untraced): None}

@@ -45,7 +45,7 @@ def after(statement: str, **environment: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "module", ["celery", "kombu", "redis", "sqlalchemy", "psycopg", "httpx", "aiohttp", "rich"]
+    "module", ["celery", "kombu", "redis", "sqlalchemy", "psycopg", "httpx", "aiohttp", "rich", "opentelemetry"]
 )
 def test_a_producers_import_is_light(light: dict[str, Any], module: str) -> None:
     assert module not in light["modules"]

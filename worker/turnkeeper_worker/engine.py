@@ -96,9 +96,9 @@ class Engine:
                 return Dropped("this worker runs it already")
             return await self.runner.run(lease)
 
-    async def enqueue(self, request: TurnRequest, turn_id: UUID) -> Enqueued:
+    async def enqueue(self, request: TurnRequest, turn_id: UUID, trace_context: str | None) -> Enqueued:
         """Store a turn that came by message, and tell of those that had to stop for it."""
-        enqueued = await self.database.surely(turns.enqueue, request, turn_id=turn_id)
+        enqueued = await self.database.surely(turns.enqueue, request, turn_id=turn_id, trace_context=trace_context)
         for stopped, epoch in enqueued.cancelled:
             self.live.say(TurnCancelled(turn_id=stopped, epoch=epoch))
         for running in enqueued.interrupted:

@@ -49,9 +49,9 @@ class Runtime:
         """Begin one delivery of a turn."""
         return self._submit(self._opened.run(turn_id))
 
-    def enqueue(self, request: TurnRequest, turn_id: UUID) -> "Future[Enqueued]":
+    def enqueue(self, request: TurnRequest, turn_id: UUID, trace_context: str | None = None) -> "Future[Enqueued]":
         """Store a turn that came by message."""
-        return self._submit(self._opened.enqueue(request, turn_id))
+        return self._submit(self._opened.enqueue(request, turn_id, trace_context))
 
     def reject(self, turn_id: UUID, reason: str) -> "Future[None]":
         """Keep the reason why a message is no turn."""

@@ -18,6 +18,7 @@ from turnkeeper.doorbell import RUN_TURN, SUBMIT_TURN
 from turnkeeper.errors import ChatError
 from turnkeeper.exceptions import BrokerUnavailable, TurnkeeperError
 from turnkeeper.requests import TurnRequest
+from turnkeeper.tracing import TRACEPARENT, read_traceparent
 from turnkeeper_worker.app import app
 from turnkeeper_worker.outcomes import Cancelled, Completed, Dropped, GaveUp, HandedBack, Outcome, Retrying
 from turnkeeper_worker.telemetry import get_logger
@@ -97,7 +98,8 @@ def submit_turn(self: Task, request: Any) -> str:
     turn_id = _turn_id(str(self.request.id))
     try:
         parsed = TurnRequest.parse(request).or_default_provider(app.settings.default_provider)
-        enqueued = app.runtime.enqueue(parsed, turn_id).result()
+        trace_context = read_traceparent(self.request.get(TRACEPARENT))
+        enqueued = app.runtime.enqueue(parsed, turn_id, trace_context).result()
     except TurnkeeperError as error:
         app.runtime.reject(turn_id, str(error)).result()
         log.warning("turn.rejected", turn_id=str(turn_id), reason=str(error))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
+from turnkeeper.tracing import TRACEPARENT
 from turnkeeper_worker.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ log = get_logger(__name__)
 
 Attributes: TypeAlias = Mapping[str, str | int | float]
 SpanKind = Literal["consumer", "client"]
-TRACEPARENT = "traceparent"
 SERVICE = "turnkeeper-worker"
 
 
