@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 CHAOS_SECONDS ?= 180
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test test-unit format check lint types layers docs docs-check bench chaos clean
+.PHONY: help install demo up test test-unit format check lint types layers docs docs-check promtool bench chaos clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,6 +49,10 @@ docs: install  ## Write the generated tables of the docs
 
 docs-check: install  ## Check that the generated tables are fresh
 	$(BIN)/python -m turnkeeper_ops.docs_tables --check
+
+promtool: install  ## Fetch promtool into .venv on Debian, without root, so that the alerts' own tests run
+	cd $(VENV) && apt-get download --quiet prometheus && dpkg-deb --extract prometheus_*.deb promtool && \
+	cp promtool/usr/bin/promtool bin/ && rm -rf promtool prometheus_*.deb
 
 bench: install  ## Print what things cost, as ratios within one run
 	$(BIN)/python tests/benchmarks/classify.py

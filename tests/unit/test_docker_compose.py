@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from turnkeeper_worker.config import Settings
+
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
 DOCKERFILE = ROOT / "ops" / "Dockerfile"
@@ -16,6 +18,7 @@ DRAIN = timedelta(seconds=20)
 
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(COMPOSE.read_text())["services"]
 OURS = ("migrate", "worker", "flower")
+SECRETS = ("POSTGRES_PASSWORD", "REDIS_PASSWORD", "FLOWER_BASIC_AUTH", "GRAFANA_PASSWORD")
 
 
 def instructions(name: str) -> list[str]:
@@ -31,7 +34,10 @@ def seconds(duration: str) -> float:
 
 class TestCompose:
     def test_it_runs_the_whole_of_turnkeeper(self) -> None:
-        assert set(SERVICES) == {"postgres", "redis", "migrate", "worker", "flower"}
+        assert set(SERVICES) == {
+            *("postgres", "redis", "migrate", "worker", "flower"),
+            *("prometheus", "grafana"),
+        }
 
     @pytest.mark.parametrize("service", sorted(set(SERVICES) - {"migrate"}))
     def test_a_service_that_stays_has_a_health_check_and_is_restarted(self, service: str) -> None:
@@ -62,9 +68,36 @@ class TestCompose:
     def test_postgres_is_the_version_that_the_embedded_stack_runs(self) -> None:
         assert SERVICES["postgres"]["image"] == "postgres:18"
 
-    @pytest.mark.parametrize("service", ["postgres", "redis"])
+    @pytest.mark.parametrize("service", ["postgres", "redis", "prometheus", "grafana"])
     def test_data_outlives_the_container(self, service: str) -> None:
-        assert [volume.split(":")[0] for volume in SERVICES[service]["volumes"]] == [service]
+        volumes = [volume.split(":")[0] for volume in SERVICES[service]["volumes"]]
+
+        assert [name for name in volumes if not name.startswith("./")] == [service]
+
+    @pytest.mark.parametrize("service", ["prometheus", "grafana"])
+    def test_what_is_mounted_from_here_is_here_and_stays_as_it_is(self, service: str) -> None:
+        mounted = [volume.split(":") for volume in SERVICES[service]["volumes"] if volume.startswith("./")]
+
+        assert mounted
+        assert all((ROOT / here).is_dir() and mode == "ro" for here, _, mode in mounted)
+
+    def test_prometheus_asks_the_workers_where_they_show_their_metrics(self) -> None:
+        configuration = yaml.safe_load((ROOT / "ops/prometheus/prometheus.yml").read_text())
+        (asked,) = configuration["scrape_configs"][0]["dns_sd_configs"]
+        environment = SERVICES["worker"]["environment"]
+
+        assert asked["names"] == ["worker"]
+        assert str(asked["port"]) == environment["TURNKEEPER_METRICS_PORT"]
+        assert environment["TURNKEEPER_METRICS_ADDRESS"] == "0.0.0.0"
+
+    def test_the_workers_settings_are_settings(self) -> None:
+        named = {
+            name.removeprefix("TURNKEEPER_").lower()
+            for name in SERVICES["worker"]["environment"]
+            if name.startswith("TURNKEEPER_")
+        }
+
+        assert named <= set(Settings.model_fields)
 
     @pytest.mark.parametrize("service", OURS)
     def test_our_containers_may_do_little(self, service: str) -> None:
@@ -78,16 +111,19 @@ class TestCompose:
         assert SERVICES["flower"]["environment"]["FLOWER_BASIC_AUTH"].startswith("${FLOWER_BASIC_AUTH:?")
         assert "FLOWER_UNAUTHENTICATED_API" not in SERVICES["flower"]["environment"]
 
-    def test_only_flower_is_published_and_on_loopback(self) -> None:
+    def test_only_flower_and_grafana_are_published_and_on_loopback(self) -> None:
         published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
 
-        assert published == {"flower": ["${FLOWER_ADDRESS:-127.0.0.1:5555}:5555"]}
+        assert published == {
+            "flower": ["${FLOWER_ADDRESS:-127.0.0.1:5555}:5555"],
+            "grafana": ["${GRAFANA_ADDRESS:-127.0.0.1:3000}:3000"],
+        }
 
     def test_every_secret_comes_from_outside_and_is_required(self) -> None:
         text = COMPOSE.read_text()
         used = set(re.findall(r"\$\{(\w*(?:PASSWORD|AUTH)\w*)([^}]{0,2})", text))
 
-        assert used == {(name, ":?") for name in ("POSTGRES_PASSWORD", "REDIS_PASSWORD", "FLOWER_BASIC_AUTH")}
+        assert used == {(name, ":?") for name in SECRETS}
 
     def test_no_address_holds_a_literal_password(self) -> None:
         assert not re.search(r"://[^$\s]*:[^$\s/]+@", COMPOSE.read_text())

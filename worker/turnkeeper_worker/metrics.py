@@ -114,7 +114,9 @@ class Metrics:
             "leases_lost", (), "Turns that were taken from this worker while it ran them."
         )
         self.rescues = self._counter(
-            "rescues", ("state",), "Turns that this worker freed from one that was gone, by the state they got."
+            "rescues",
+            ("state",),
+            "Turns that nobody ran any more and that this worker freed, by the state they got.",
         )
         self.hand_backs = self._counter("hand_backs", (), "Turns that were handed back at shutdown.")
         self.live_events_dropped = self._counter(
