@@ -51,7 +51,7 @@ docs-check: install  ## Check that the generated tables are fresh
 	$(BIN)/python -m turnkeeper_ops.docs_tables --check
 
 promtool: install  ## Fetch promtool into .venv on Debian, without root, so that the alerts' own tests run
-	cd $(VENV) && apt-get download --quiet prometheus && dpkg-deb --extract prometheus_*.deb promtool && \
+	cd $(VENV) && apt-get download --quiet -o Acquire::http::Timeout=10 prometheus && dpkg-deb --extract prometheus_*.deb promtool && \
 	cp promtool/usr/bin/promtool bin/ && rm -rf promtool prometheus_*.deb
 
 bench: install  ## Print what things cost, as ratios within one run

@@ -10,6 +10,7 @@ import pytest
 from redis.asyncio import Redis as AsyncRedis
 from sqlalchemy import URL
 
+from turnkeeper import turns
 from turnkeeper.messages import Message, Text
 from turnkeeper_ops.services.redis import Redis
 from turnkeeper_worker import upkeep
@@ -61,7 +62,14 @@ def crash(_call: Call, _listener: Listener) -> Result:
     raise RuntimeError("the adapter has a bug")
 
 
-async def run_once(url: URL, redis_url: str, worker: "UUID", turn_id: "UUID", behaviour: Behaviour) -> Outcome:
+async def run_once(
+    url: URL,
+    redis_url: str,
+    worker: "UUID",
+    turn_id: "UUID",
+    behaviour: Behaviour,
+    metrics: Metrics | None = None,
+) -> Outcome:
     database, redis = Database.at(url), AsyncRedis.from_url(redis_url)
     seconds = timedelta(seconds=1)
 
@@ -85,7 +93,7 @@ async def run_once(url: URL, redis_url: str, worker: "UUID", turn_id: "UUID", be
         call_up=lambda: None,
         show=lambda _turn_id, _label: None,
         rng=random.Random(1),
-        observer=Observer(Metrics({})),
+        observer=Observer(metrics or Metrics({})),
     )
     try:
         with leases.hold(turn_id) as lease:
@@ -143,3 +151,73 @@ async def test_an_answer_counts_only_while_the_turn_is_ours(
 
     assert isinstance(outcome, Dropped if rescued else Completed)
     assert stage.row(turn_id)["state"] == ("queued" if rescued else "completed")
+
+
+def counted(metrics: Metrics) -> dict[tuple[str, str], float]:
+    """Return the counters that moved, by name and last label."""
+    samples = (one for family in metrics.registry.collect() for one in family.samples)
+    return {
+        (one.name.removeprefix("turnkeeper_"), list(one.labels.values())[-1] if one.labels else ""): one.value
+        for one in samples
+        if one.name.startswith("turnkeeper_") and one.name.endswith("_total") and one.value
+    }
+
+
+async def test_a_turn_that_was_taken_away_counts_as_a_lost_lease_and_nothing_else(
+    stage: "Stage", database_url: URL, redis_server: Redis
+) -> None:
+    turn_id, worker, metrics = stage.enqueue(model="m").id, stage.worker(), Metrics({"openai": ("m",)})
+
+    def say(_call: Call, _listener: Listener) -> Result:
+        stage.silence(worker)
+        stage.do(upkeep.rescue, timedelta(seconds=15))
+        return answer("Too late.")
+
+    await run_once(database_url, redis_server.url(0), worker, turn_id, say, metrics)
+
+    assert counted(metrics) == {("leases_lost_total", ""): 1}
+
+
+async def test_a_message_for_a_turn_that_is_not_due_counts_as_nothing(
+    stage: "Stage", database_url: URL, redis_server: Redis
+) -> None:
+    metrics = Metrics({"openai": ("m",)})
+    held = stage.claim(stage.enqueue(model="m").id)
+
+    outcome = await run_once(database_url, redis_server.url(0), stage.worker(), held.id, crash, metrics)
+
+    assert isinstance(outcome, Dropped)
+    assert counted(metrics) == {}
+
+
+async def test_a_crash_counts_as_the_failure_that_it_is(
+    stage: "Stage", database_url: URL, redis_server: Redis
+) -> None:
+    turn_id, worker, metrics = stage.enqueue(model="m").id, stage.worker(), Metrics({"openai": ("m",)})
+
+    await run_once(database_url, redis_server.url(0), worker, turn_id, crash, metrics)
+
+    assert counted(metrics) == {
+        ("turns_total", "failed"): 1,
+        ("attempts_total", "failed"): 1,
+        ("terminal_failures_total", "generic"): 1,
+    }
+
+
+def test_turns_of_a_worker_that_is_gone_are_counted_as_they_are_freed(stage: "Stage") -> None:
+    metrics = Metrics({"openai": ("m",)})
+    observer, worker = Observer(metrics), stage.worker()
+    again, cancelled = (stage.claim(stage.enqueue(model="m").id, worker) for _ in range(2))
+    stage.do(turns.cancel, cancelled.id)
+    stage.silence(worker)
+
+    for orphan in stage.do(upkeep.rescue, timedelta(seconds=15)):
+        observer.rescued(orphan)
+
+    assert again.id != cancelled.id
+    assert counted(metrics) == {
+        ("rescues_total", "queued"): 1,
+        ("rescues_total", "cancelled"): 1,
+        ("attempts_total", "lost"): 2,
+        ("turns_total", "cancelled"): 1,
+    }

@@ -5,7 +5,7 @@ the tables.
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import assert_never
@@ -39,23 +39,25 @@ USAGE_ATTRIBUTES = {
 }
 
 
-@dataclass(slots=True)
 class Watch:
     """Times the stream of one attempt."""
 
-    span: Span = UNTRACED
-    began: float = field(default_factory=time.monotonic)
-    first_event: float | None = None
-    """How long the first event took, in seconds."""
-    silence: float = 0.0
-    """The longest pause since, in seconds."""
-    _heard_at: float = 0.0
+    __slots__ = ("_began", "_clock", "_heard_at", "first_event", "silence", "span")
+
+    def __init__(self, span: Span = UNTRACED, clock: Callable[[], float] = time.monotonic) -> None:
+        self.span = span
+        self._clock = clock
+        self._began = self._heard_at = clock()
+        self.first_event: float | None = None
+        """How long the first event took, in seconds."""
+        self.silence = 0.0
+        """The longest pause since, in seconds."""
 
     def heard(self) -> None:
         """Note that the provider said something."""
-        now = time.monotonic()
+        now = self._clock()
         if self.first_event is None:
-            self.first_event = now - self.began
+            self.first_event = now - self._began
         elif now - self._heard_at > self.silence:
             self.silence = now - self._heard_at
         self._heard_at = now
@@ -63,7 +65,7 @@ class Watch:
     def stop(self) -> None:
         """Note that nothing more is listened for; the silence before that counts."""
         if self.first_event is not None:
-            self.silence = max(self.silence, time.monotonic() - self._heard_at)
+            self.silence = max(self.silence, self._clock() - self._heard_at)
 
 
 @dataclass(slots=True)

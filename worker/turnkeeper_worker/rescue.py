@@ -38,7 +38,7 @@ NEVER_FORGOTTEN_BEFORE = timedelta(seconds=60)
 ENOUGH_MESSAGES = 500
 """With so many the workers are busy for a while; turns that have only just been enqueued go behind them."""
 
-COUNTS_EVERY = timedelta(seconds=10)
+COUNTS_EVERY = timedelta(seconds=15)
 """How often each worker counts the turns that wait."""
 ABANDONED_FOR = timedelta(hours=1)
 """A response that could not be called off for so long has ended by itself."""

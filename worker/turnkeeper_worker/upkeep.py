@@ -297,7 +297,7 @@ class Waiting:
     oldest_due: timedelta
 
 
-COUNTED = 100_000
+COUNTED = 10_000
 """More than this need not be counted exactly."""
 _some_due = select(turns.c.available_at).where(turns.c.available_at <= func.now()).limit(COUNTED).subquery()
 _some_later = select(turns.c.available_at).where(turns.c.available_at > func.now()).limit(COUNTED).subquery()
