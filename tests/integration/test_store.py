@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import Connection, update
+from sqlalchemy import Connection, func, update
 
 from turnkeeper import turns
 from turnkeeper.erasing import erase_chat

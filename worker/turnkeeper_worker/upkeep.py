@@ -301,7 +301,7 @@ COUNTED = 10_000
 """More than this need not be counted exactly."""
 _some_due = select(turns.c.available_at).where(turns.c.available_at <= func.now()).limit(COUNTED).subquery()
 _some_later = select(turns.c.available_at).where(turns.c.available_at > func.now()).limit(COUNTED).subquery()
-# Both read nothing but the index of due turns.
+# All of it is in the indexes of waiting turns.
 _COUNT_WAITING = select(
     select(func.count()).select_from(_some_due).scalar_subquery().label("due"),
     select(func.count()).select_from(_some_later).scalar_subquery().label("counting_down"),
