@@ -42,10 +42,9 @@ USAGE_ATTRIBUTES = {
 class Watch:
     """Times the stream of one attempt."""
 
-    __slots__ = ("_began", "_clock", "_heard_at", "first_event", "silence", "span")
+    __slots__ = ("_began", "_clock", "_heard_at", "first_event", "silence")
 
-    def __init__(self, span: Span = UNTRACED, clock: Callable[[], float] = time.monotonic) -> None:
-        self.span = span
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._began = self._heard_at = clock()
         self.first_event: float | None = None
@@ -138,11 +137,11 @@ class Observer:
             "turnkeeper.chained": str(call.is_chained).lower(),
         }
         delivery.call = self._tracer.begin(f"chat {call.model}", "client", attributes, within=delivery.span)
-        return Watch(delivery.call)
+        return Watch()
 
     def answered(self, turn: Claimed, answer: Answer, watch: Watch) -> None:
         """See an attempt whose answer is stored."""
-        watch.span.note({"gen_ai.response.model": answer.model} if answer.model else {})
+        self._here[turn.id].call.note({"gen_ai.response.model": answer.model} if answer.model else {})
         self._attempt_ended(turn, AttemptOutcome.COMPLETED, watch, answer.response_id, answer.usage)
 
     def broken_off(self, turn: Claimed, outcome: AttemptOutcome, usage: Usage | None, watch: Watch) -> None:
@@ -244,8 +243,8 @@ class Observer:
             metrics.observe(metrics.silence, labels, watch.silence)
         delivery.usage = total(turn.usage, dict(usage) if usage else None)
         delivery.first_event = watch.first_event
-        watch.span.note(_of_response(outcome, watch, response_id, usage))
-        watch.span.end(error=error.kind if error else None)
+        delivery.call.note(_of_response(outcome, watch, response_id, usage))
+        delivery.call.end(error=error.kind if error else None)
         delivery.call = UNTRACED
 
     def _turn_ended(
