@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -188,6 +189,26 @@ async def test_a_message_for_a_turn_that_is_not_due_counts_as_nothing(
 
     assert isinstance(outcome, Dropped)
     assert counted(metrics) == {}
+
+
+async def test_tokens_that_no_call_can_cost_are_not_counted_and_cost_no_turn(
+    stage: "Stage", database_url: URL, redis_server: Redis
+) -> None:
+    turn_id, worker, metrics = stage.enqueue(model="m").id, stage.worker(), Metrics({"openai": ("m",)})
+    usage = {"input_tokens": -5, "output_tokens": 10**400, "cached_tokens": 7}
+
+    outcome = await run_once(
+        *(database_url, redis_server.url(0), worker, turn_id),
+        lambda _call, _ear: replace(answer("Hello"), usage=usage),
+        metrics,
+    )
+
+    assert isinstance(outcome, Completed)
+    assert counted(metrics) == {
+        ("turns_total", "completed"): 1,
+        ("attempts_total", "completed"): 1,
+        ("tokens_total", "cached"): 7,
+    }
 
 
 async def test_a_crash_counts_as_the_failure_that_it_is(

@@ -38,6 +38,9 @@ USAGE_ATTRIBUTES = {
     "reasoning_tokens": "gen_ai.usage.reasoning.output_tokens",
 }
 
+MOST_TOKENS = 10**9
+"""No call costs more; a provider that says so, or less than nothing, is mistaken."""
+
 
 class Watch:
     """Times the stream of one attempt."""
@@ -221,10 +224,8 @@ class Observer:
         self.metrics.count(self.metrics.stream_retries, labels, classified.error.kind, broken)
 
     def _count_tokens(self, labels: Labels, usage: Usage | None) -> None:
-        for kind, count in (usage or {}).items():
-            # A total says nothing that its parts do not.
-            if kind in USAGE_ATTRIBUTES:
-                self.metrics.count(self.metrics.tokens, labels, kind.removesuffix("_tokens"), by=count)
+        for kind, count in _counts(usage):
+            self.metrics.count(self.metrics.tokens, labels, kind.removesuffix("_tokens"), by=count)
 
     def _attempt_ended(
         self,
@@ -290,5 +291,11 @@ def _of_response(
         found["gen_ai.response.id"] = response_id
     if watch.first_event is not None:
         found["gen_ai.response.time_to_first_chunk"] = watch.first_event
-    counts = usage or {}
-    return found | {name: counts[kind] for kind, name in USAGE_ATTRIBUTES.items() if kind in counts}
+    return found | {USAGE_ATTRIBUTES[kind]: count for kind, count in _counts(usage)}
+
+
+def _counts(usage: Usage | None) -> Iterator[tuple[str, int]]:
+    """Yield what can be counted; a total is not, for it says nothing that its parts do not."""
+    for kind, count in (usage or {}).items():
+        if kind in USAGE_ATTRIBUTES and 0 <= count <= MOST_TOKENS:
+            yield kind, count
