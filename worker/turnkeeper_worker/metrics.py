@@ -82,7 +82,7 @@ class Metrics:
         self.stream_retries = self._counter(
             "stream_retries",
             (*called, "kind", "chain_broken"),
-            "Failed attempts that another one follows, after a countdown or, with a broken chain, at once.",
+            "Failed attempts that another one follows: later, or at once with a healed chain or a fallback.",
         )
         self.terminal_failures = self._counter(
             "terminal_failures", (*called, "kind"), "Turns that failed for good, by the kind of their error."

@@ -15,7 +15,7 @@ from structlog.contextvars import bind_contextvars, unbind_contextvars
 
 from turnkeeper.errors import ChatError
 from turnkeeper.states import AttemptOutcome, TurnState
-from turnkeeper_worker.decide import Decision, GiveUp, Heal, Retry
+from turnkeeper_worker.decide import Decision, FallBack, GiveUp, Heal, Retry
 from turnkeeper_worker.failures import Classified
 from turnkeeper_worker.metrics import Labels, Metrics
 from turnkeeper_worker.outcomes import Cancelled, Completed, Dropped, GaveUp, HandedBack, Outcome, Retrying
@@ -163,6 +163,9 @@ class Observer:
                 self.metrics.observe(self.metrics.countdown, labels, delay.total_seconds())
             case Heal():
                 outcome = AttemptOutcome.HEALED
+                self._count_retry(labels, classified)
+            case FallBack():
+                outcome = AttemptOutcome.FELL_BACK
                 self._count_retry(labels, classified)
             case GiveUp(error=error):
                 outcome = AttemptOutcome.FAILED
