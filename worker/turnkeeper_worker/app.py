@@ -93,15 +93,17 @@ class WorkerApp(Celery):  # type: ignore[misc]  # Celery is untyped
                 raise
 
     def _count_messages(self, connection: Any) -> int:
-        if connection.transport.driver_type == "amqp":
+        is_amqp = connection.transport.driver_type == "amqp"
+        if is_amqp:
             # Redis has this among its options; a RabbitMQ that hangs would keep us for ever.
             connection.connection.transport.sock.settimeout(ANSWERS_WITHIN_SECONDS)
         # A channel of its own: RabbitMQ closes the one on which it is asked for a queue that is not there.
         channel = connection.channel()
         try:
-            count: int = channel.queue_declare(self.settings.queue, passive=True).message_count
+            # Not passively in Redis: kombu looks for the queue without the prefix, and finds none ever.
+            count: int = channel.queue_declare(self.settings.queue, passive=is_amqp).message_count
         except ChannelError:
-            # Redis knows no empty queues: without a message it is not found.
+            # No worker has declared it yet.
             count = 0
         channel.close()
         return count
