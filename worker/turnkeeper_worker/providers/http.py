@@ -28,6 +28,9 @@ DONE = b"[DONE]"
 LAST_WORDS_SECONDS = 5.0
 """How long an answer that is whole waits for its usage and for the end of the stream."""
 
+GRAIN_SECONDS = 0.1
+"""A silence may last this much longer: putting a watchdog off costs as much as hearing an event, so not each does."""
+
 
 Listen: TypeAlias = Callable[[httpx.Response, asyncio.Timeout], Awaitable[Result]]
 """Hears the events of a stream whose head has come, and puts the watchdog off while they do."""
@@ -173,13 +176,17 @@ async def converse(
 async def _listen(
     response: httpx.Response, watchdog: asyncio.Timeout, *, stream: EventStream, silence: float | None
 ) -> Result:
-    loop = asyncio.get_running_loop()
+    clock = asyncio.get_running_loop().time
     decoder = SseDecoder()
+    put_off_at = clock() - GRAIN_SECONDS
     async for data in response.aiter_raw():
         if (result := _hear(data, stream, decoder)) is not None:
             return result
-        patience = LAST_WORDS_SECONDS if stream.is_complete else silence
-        watchdog.reschedule(loop.time() + patience if patience else None)
+        now = clock()
+        if now - put_off_at >= GRAIN_SECONDS or stream.is_complete:
+            patience = LAST_WORDS_SECONDS if stream.is_complete else silence
+            watchdog.reschedule(now + patience + GRAIN_SECONDS if patience else None)
+            put_off_at = now
     return stream.cut()
 
 
