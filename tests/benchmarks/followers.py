@@ -1,4 +1,4 @@
-"""People who watch turns: `python -m tests.benchmarks.followers TURN…` follows them all with one `AsyncTurnkeeper`."""
+"""People who watch: `python -m tests.benchmarks.followers TURN…` follows all turns with one `AsyncTurnkeeper`."""
 
 import sys
 

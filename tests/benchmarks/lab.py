@@ -1,7 +1,7 @@
 """What the benchmarks stand on: servers, workers and helpers of their own, and what these have spent.
 
-A lab has PostgreSQL, Redis and the lean provider, no Flower and no simulator: nothing competes for the two cores that
-is not measured. CPU is what the kernel charged to a process and its children, never a clock on the wall.
+A lab has PostgreSQL, Redis and the lean provider, no Flower and no simulator: nothing competes for the cores that is
+not measured. CPU is what the kernel charged to a process and its children, never a clock on the wall.
 """
 
 import json
@@ -148,7 +148,7 @@ class Lab:
             query = "SELECT state, count(*) FROM turns GROUP BY state"
             states = {row.state: row.count for row in connection.execute(text(query))}
         if set(states) - {"completed"}:
-            raise Unfinished(f"not all turns were completed: {states}{self._last_words()}")
+            raise Unfinished(f"not all turns were completed: {states}{self.last_words()}")
 
     def waiting(self, queue: str = QUEUE) -> int:
         """Return how many messages no worker has taken yet."""
@@ -201,9 +201,9 @@ class Lab:
     def wait(self, condition: Callable[[], bool], what: str, *, within: timedelta = WITHIN) -> None:
         """Wait for a condition.  Raises Unfinished."""
         if not poll(condition, within=within):
-            raise Unfinished(f"not within {within.total_seconds():.0f} s: {what}{self._last_words()}")
+            raise Unfinished(f"not within {within.total_seconds():.0f} s: {what}{self.last_words()}")
 
-    def _last_words(self) -> str:
+    def last_words(self) -> str:
         """Return the ends of the logs, whose folder goes with us."""
         logs = sorted(self.stack.state.logs.glob("*.log"))
         return "".join(

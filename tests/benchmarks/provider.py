@@ -3,12 +3,12 @@
 The simulator speaks every dialect and every fault, and takes most of a core for what a worker does with less. This
 one knows a single answer. The model's name says how it is given:
 
-    held        nothing after `GET /hold`, deltas at the common rate after `GET /open`, the end after `GET /close`
+    held        nothing after `/hold`, deltas at the common rate after `/open`, the end after `/close`
     paced-N     N deltas at the common rate, the first one at once
     short-N     N deltas and the end, all at once
 
-Each delta is the moment at which it was sent, by the machine's monotonic clock, so whoever hears it, however late and
-through whatever, can tell the delay. `GET /stats` says what was sent, and how far the provider itself lagged behind.
+Each delta is the moment at which it was sent, by the machine's monotonic clock, so whoever hears it, however late
+and through whatever, can tell the delay. `GET /stats` says what was sent, and how far the provider itself lagged behind.
 """
 
 import argparse
@@ -133,6 +133,8 @@ class Stream(asyncio.Protocol):
             if self._provider.is_open:
                 self._transport.write(self._delta())
             elif self._provider.is_closed:
+                # Who says nothing has failed, and would be asked again for ever.
+                self._transport.write(b"" if self._said else self._delta())
                 self._finish()
         elif self._left > 0:
             self._left -= 1

@@ -2,20 +2,23 @@
 
 `python -m tests.benchmarks.readers bare|openai URL TURNS` opens so many streams in one process.
 
-- `bare` is the least that can be done in asyncio: aiohttp (its parser is C) on uvloop, the bytes cut at the empty lines,
-  each event decoded by the standard library's `json`, nothing kept.
-- `openai` is the official client as its documentation shows it, `AsyncOpenAI().responses.create(stream=True)`, on the same
-  uvloop. Its own transport is httpx.
+- `bare` is the least that can be done in asyncio: aiohttp (its parser is C) on uvloop, the bytes cut at the empty
+  lines, each event decoded by the standard library's `json`, nothing kept.
+- `openai` is the official client as its documentation shows it, `AsyncOpenAI().responses.create(stream=True)`, on
+  uvloop too. The transport is its own.
 """
 
 import asyncio
 import json
 import sys
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 from tests.benchmarks.listening import EVERY, Heard, answer_parent
+
+if TYPE_CHECKING:
+    import aiohttp
 
 MODEL = "held"
 DELTA = "response.output_text.delta"
@@ -29,15 +32,11 @@ def bare(url: str, turns: int, heard: Heard) -> list[Coroutine[Any, Any, None]]:
         body = {"model": MODEL, "input": "Why do people keep bees?", "stream": True}
         async with session.post(f"{url}/v1/responses", json=body) as response:
             heard.begun += 1
-            rest = b""
-            async for data in response.content.iter_any():
-                *blocks, rest = (rest + data).split(b"\n\n")
-                for block in blocks:
-                    event = json.loads(block[block.index(b"data: ") + 6 :])
-                    if event["type"] == DELTA:
-                        heard.events += 1
-                        if number % EVERY == 0:
-                            heard.note(event["delta"])
+            async for event in events(response):
+                if event["type"] == DELTA:
+                    heard.events += 1
+                    if number % EVERY == 0:
+                        heard.note(event["delta"])
         heard.ended += 1
 
     async def read_all() -> None:
@@ -47,6 +46,15 @@ def bare(url: str, turns: int, heard: Heard) -> list[Coroutine[Any, Any, None]]:
             await asyncio.gather(*(read(number, session) for number in range(turns)))
 
     return [read_all()]
+
+
+async def events(response: "aiohttp.ClientResponse") -> AsyncIterator[dict[str, Any]]:
+    """Yield the events of a stream."""
+    rest = b""
+    async for data in response.content.iter_any():
+        *blocks, rest = (rest + data).split(b"\n\n")
+        for block in blocks:
+            yield json.loads(block[block.index(b"data: ") + 6 :])
 
 
 def openai(url: str, turns: int, heard: Heard) -> list[Coroutine[Any, Any, None]]:

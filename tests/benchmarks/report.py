@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import signal
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -144,6 +145,8 @@ def run(parser: argparse.ArgumentParser, measure: Callable[[argparse.Namespace],
     how.add_argument("--json", action="store_true", help="print JSON")
     how.add_argument("--markdown", action="store_true", help="print Markdown")
     options = parser.parse_args()
+    # Who is told to end cleans up first.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         report = measure(options)
     except Unfinished as error:

@@ -2,8 +2,8 @@
 
 `python -m tests.benchmarks.streams [--turns 1000] [--seconds 20] [--rounds 2]`
 
-Every engine is one process. The provider holds its words back until all streams are open and lets everyone speak for
-the measured time, so what is measured is streaming alone; opening and ending are counted apart.
+Every engine is one process. The provider holds its words back until all streams are open, and then lets everyone
+speak for the measured time, so what is measured is streaming alone; opening and ending are counted apart.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from uuid import UUID
 
-from tests.benchmarks.lab import PER_SECOND, Helper, Lab, Meter, helper, lab, resident_bytes
+from tests.benchmarks.lab import PER_SECOND, Helper, Lab, Meter, Unfinished, helper, lab, resident_bytes
 from tests.benchmarks.report import Goal, Report, Series, progress, run
 
 FOLLOWED = 16
@@ -107,11 +107,13 @@ def _stream(
     meter = Meter(engine=pids)
     time.sleep(seconds)
     after, heard, spent = here.control("/stats"), ears.ask(), meter.read()
+    if after["streams"] < turns:
+        raise Unfinished(f"only {after['streams']} of {turns} streams are still open{here.last_words()}")
     kib = (resident_bytes(pids) - idle) / turns / 1024
     here.control("/close")
     closed = time.monotonic()
     sent = after["sent"] - before["sent"]
-    # A worker tells nobody how many events it has heard: all that were sent, but for those that are still on the way.
+    # A worker tells nobody how many events it has heard: all that were sent, but for those still on the way.
     behind = heard["delay_p50_ms"] / 1000 if heard["delay_p50_ms"] > LATE_MS else 0.0
     events = sent * (1 - behind / seconds) if is_ours else heard["events"] - heard_before["events"]
     if is_ours or not behind:

@@ -1,0 +1,144 @@
+"""What a short turn costs, and how many a process runs, against Celery tasks that do nothing.
+
+`python -m tests.benchmarks.short_turns [--turns 1500] [--rounds 2]`
+
+Everything is enqueued before the workers start, so no producer is in the way; what is measured is the stretch
+between a tenth of the messages taken and `LEFT` of them left, in which every slot is busy.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from uuid import uuid4
+
+from celery import Celery
+from tests.benchmarks.bare_celery import NOTHING
+from tests.benchmarks.bare_celery import QUEUE as BARE_QUEUE
+from tests.benchmarks.lab import QUEUE, Lab, Meter, Spent, lab
+from tests.benchmarks.report import Goal, Report, Series, progress, run
+
+from turnkeeper.doorbell import producer_app
+
+CONCURRENCY = 200
+LEFT = 500
+"""With fewer messages than this the rescue loop rings for turns that have waited long, and disturbs the figures."""
+BARE_FOR_EACH = 4
+"""A task that does nothing takes so much less that more of them are needed for the same stretch of time."""
+PROCESSES = (1, 2, 4)
+LEAST_AGAINST_BARE = 1 / 3
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One engine, one round."""
+
+    done: int
+    spent: Spent
+
+    @property
+    def rate(self) -> float:
+        """Turns per second, by the clock on the wall."""
+        return self.done / self.spent.seconds
+
+    @property
+    def cores(self) -> float:
+        """How many cores the workers and the servers kept busy."""
+        return sum(self.spent.cpu.values()) / self.spent.seconds
+
+    def milliseconds(self, who: str) -> float:
+        """CPU of one turn."""
+        return self.spent.cpu[who] / self.done * 1000
+
+
+def measure(options: argparse.Namespace) -> Report:
+    """Run the engines in turn."""
+    found: dict[str, list[Run]] = {}
+    with lab() as here:
+        for number in range(options.rounds):
+            for count in PROCESSES:
+                progress(f"short turns: round {number + 1} of {options.rounds}, {count} processes")
+                found.setdefault(f"turnkeeper, {count}", []).append(_ours(here, options.turns, count))
+                if count == 1:
+                    found.setdefault("bare Celery, 1", []).append(_bare(here, options.turns * BARE_FOR_EACH))
+        here.check_all_completed()
+    return _report(options, found)
+
+
+def _ours(here: Lab, turns: int, processes: int) -> Run:
+    here.enqueue(turns, "short-3")
+    with here.workers(processes, concurrency=CONCURRENCY) as pids:
+        found = _measure_queue(here, QUEUE, turns, pids)
+        here.wait(lambda: here.unfinished() == 0, "the turns end")
+    return found
+
+
+def _bare(here: Lab, tasks: int) -> Run:
+    with producer_app(here.stack.addresses.broker_url, BARE_QUEUE) as app:
+        _send(app, tasks)
+    with bare_worker(here) as pid:
+        found = _measure_queue(here, BARE_QUEUE, tasks, [pid])
+        here.wait(lambda: here.waiting(BARE_QUEUE) == 0, "the tasks end")
+    return found
+
+
+def _send(app: Celery, tasks: int) -> None:
+    for _ in range(tasks):
+        name = str(uuid4())
+        app.send_task(
+            NOTHING, args=[name], task_id=name, argsrepr=f"turn {name}", kwargsrepr="", ignore_result=True
+        )
+
+
+@contextmanager
+def bare_worker(here: Lab) -> Iterator[int]:
+    """Run a worker of bare Celery; yield its process id."""
+    options = ("worker", "--pool=threads", f"--concurrency={CONCURRENCY}", "--loglevel=warning")
+    quiet = ("--without-gossip", "--without-mingle", "--task-events")
+    celery = (sys.executable, "-m", "celery", "--app=tests.benchmarks.bare_celery", *options, *quiet)
+    with here.program("bare-celery", *celery) as worker:
+        yield worker.pid
+
+
+def _measure_queue(here: Lab, queue: str, count: int, pids: list[int]) -> Run:
+    here.wait(lambda: here.waiting(queue) <= count * 9 // 10, "the first messages are taken")
+    begin = here.waiting(queue)
+    meter = Meter(worker=pids, postgres=[here.stack.postgres.pid], redis=[here.stack.redis.pid])
+    here.wait(lambda: here.waiting(queue) <= LEFT, "most messages are taken")
+    return Run(begin - here.waiting(queue), meter.read())
+
+
+def _report(options: argparse.Namespace, found: dict[str, list[Run]]) -> Report:
+    columns = ("engine", "a second", "worker, CPU ms", "PostgreSQL, CPU ms", "Redis, CPU ms", "cores used")
+    report = Report(f"Short turns: {options.turns:,} of one step and three events, {CONCURRENCY} at once", columns)
+    for engine, runs in found.items():
+        report.rows.append(
+            (
+                engine,
+                _series(runs, lambda one: one.rate),
+                *(
+                    _series(runs, lambda one, who=who: one.milliseconds(who))
+                    for who in ("worker", "postgres", "redis")
+                ),
+                _series(runs, lambda one: one.cores),
+            )
+        )
+    rates = {engine: _series(runs, lambda one: one.rate) for engine, runs in found.items()}
+    ours, bare = rates["turnkeeper, 1"], rates["bare Celery , 1"]
+    report.goals = [Goal("rate, ours / bare Celery", ours.against(bare), least=round(LEAST_AGAINST_BARE, 2))]
+    report.notes = [
+        f"{count} processes do {rates[f'turnkeeper, {count}'].against(ours)} times what one does."
+        for count in PROCESSES[1:]
+    ]
+    return report
+
+
+def _series(runs: list[Run], figure: Callable[[Run], float]) -> Series:
+    return Series(tuple(map(figure, runs)))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="short_turns", description="what a short turn costs")
+    parser.add_argument("--turns", type=int, default=1500)
+    sys.exit(run(parser, measure))
