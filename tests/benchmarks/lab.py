@@ -130,7 +130,7 @@ class Lab:
                     for number in some:
                         chat = chats[number % len(chats)] if chats else None
                         asked = {"chat_id": chat, "text": "Why do people keep bees?", "provider": name}
-                        request = TurnRequest.parse(asked | {"model": model})
+                        request = TurnRequest.parse(asked | {"model": model, "owner": f"owner-{number}"})
                         enqueued.append(turns.enqueue(connection, request).id)
                 for turn_id in enqueued[begin:]:
                     ring(app, turn_id)

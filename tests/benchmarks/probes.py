@@ -7,6 +7,7 @@ import asyncio
 import sys
 import time
 from dataclasses import asdict, dataclass, field
+from uuid import uuid4
 
 import aiohttp
 import uvloop
@@ -64,7 +65,7 @@ class Ear:
 async def ask_turnkeeper(keeper: AsyncTurnkeeper, delays: Delays) -> None:
     """Enqueue a turn, and follow it."""
     ear = Ear(delays)
-    turn = await keeper.enqueue(None, WORDS, provider=PROVIDER, model=MODEL)
+    turn = await keeper.enqueue(None, WORDS, provider=PROVIDER, model=MODEL, owner=str(uuid4()))
     async for event in keeper.follow(turn.id):
         if isinstance(event, TurnPart):
             ear.hear(event.text)

@@ -125,7 +125,7 @@ def _report(options: argparse.Namespace, found: dict[str, list[Run]]) -> Report:
             )
         )
     rates = {engine: _series(runs, lambda one: one.rate) for engine, runs in found.items()}
-    ours, bare = rates["turnkeeper, 1"], rates["bare Celery , 1"]
+    ours, bare = rates["turnkeeper, 1"], rates["bare Celery, 1"]
     report.goals = [Goal("rate, ours / bare Celery", ours.against(bare), least=round(LEAST_AGAINST_BARE, 2))]
     report.notes = [
         f"{count} processes do {rates[f'turnkeeper, {count}'].against(ours)} times what one does."

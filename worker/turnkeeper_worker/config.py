@@ -206,7 +206,7 @@ class Settings(Connections):
     """How many times a turn may call the model; the calls for tools of the last one are not run."""
     checkpoint_seconds: Seconds = 2.0
     """How often it is written down how far a background response has come."""
-    coalesce_ms: Annotated[int, Field(ge=0, le=1000)] = 25
+    coalesce_ms: Annotated[int, Field(ge=0, le=1000)] = 10
     """How long live events may be collected before they are written together."""
     events_ttl_seconds: PositiveInt = 3600
     """How long the live events of a turn are kept after the last one."""

@@ -78,8 +78,9 @@ class Live:
         """Write what is said, until cancelled."""
         while True:
             await self._has_news.wait()
-            await asyncio.sleep(self._coalesce.total_seconds() if self._may_speak() else DOUBT_SECONDS)
             await self.flush()
+            # Behind the writing: what comes after a silence, as the first word does, is written at once.
+            await asyncio.sleep(self._coalesce.total_seconds() if self._may_speak() else DOUBT_SECONDS)
 
     async def flush(self) -> None:
         """Write everything that was said so far, unless our leases are in doubt."""

@@ -29,7 +29,7 @@ LAST_WORDS_SECONDS = 5.0
 """How long an answer that is whole waits for its usage and for the end of the stream."""
 
 GRAIN_SECONDS = 0.1
-"""A silence may last this much longer: putting a watchdog off costs as much as hearing an event, so not each does."""
+"""So much longer a silence may last: putting a watchdog off costs as much as hearing an event; not each does."""
 
 
 Listen: TypeAlias = Callable[[httpx.Response, asyncio.Timeout], Awaitable[Result]]
