@@ -26,6 +26,7 @@ from tests.benchmarks import provider
 from turnkeeper import turns
 from turnkeeper.doorbell import TRANSPORT_OPTIONS, producer_app, ring
 from turnkeeper.requests import TurnRequest
+from turnkeeper.turns import Enqueued
 from turnkeeper_ops.dev.folder import occupy
 from turnkeeper_ops.dev.readiness import workers_answer
 from turnkeeper_ops.dev.stack import Stack
@@ -122,19 +123,20 @@ class Lab:
 
     def enqueue(self, count: int, model: str, *, name: str = PROVIDER, chats: Sequence[UUID] = ()) -> list[UUID]:
         """Store turns, a chat for each or one of *chats*, and ring for them; return their ids."""
-        enqueued: list[UUID] = []
+        stored: list[Enqueued] = []
         with producer_app(self.stack.addresses.broker_url, QUEUE) as app:
             for begin in range(0, count, ENQUEUED_AT_ONCE):
                 some = range(begin, min(count, begin + ENQUEUED_AT_ONCE))
                 with self.engine.begin() as connection:
                     for number in some:
-                        chat = chats[number % len(chats)] if chats else None
-                        asked = {"chat_id": chat, "text": "Why do people keep bees?", "provider": name}
-                        request = TurnRequest.parse(asked | {"model": model, "owner": f"owner-{number}"})
-                        enqueued.append(turns.enqueue(connection, request).id)
-                for turn_id in enqueued[begin:]:
-                    ring(app, turn_id)
-        return enqueued
+                        # Owners enough, for the broker holds only a few turns of each at a time.
+                        asked = {"text": "Why do people keep bees?", "owner": f"owner-{number}", "provider": name}
+                        asked |= {"model": model, "chat_id": chats[number % len(chats)] if chats else None}
+                        stored.append(turns.enqueue(connection, TurnRequest.parse(asked)))
+                for turn in stored[begin:]:
+                    if turn.is_rung:
+                        ring(app, turn.id)
+        return [turn.id for turn in stored]
 
     def unfinished(self) -> int:
         """Return how many turns have not ended."""
