@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CHAOS_SECONDS ?= 180
+BENCHMARKS := streams short-turns latency growth against-peers
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo up test test-unit format check lint types layers docs docs-check promtool bench chaos clean
@@ -54,9 +55,13 @@ promtool: install  ## Fetch promtool into .venv on Debian, without root, so that
 	cd $(VENV) && apt-get download --quiet -o Acquire::http::Timeout=10 prometheus && dpkg-deb --extract prometheus_*.deb promtool && \
 	cp promtool/usr/bin/promtool bin/ && rm -rf promtool prometheus_*.deb
 
-bench: install  ## Print what things cost, as ratios within one run
+bench: install  ## Print what things cost, as ratios within one run (ten minutes)
 	$(BIN)/python tests/benchmarks/classify.py
 	$(BIN)/python tests/benchmarks/chains.py 500
+	$(MAKE) --no-print-directory $(BENCHMARKS:%=bench-%)
+
+bench-%: install
+	$(BIN)/python -m tests.benchmarks.$(subst -,_,$*) $(BENCH)
 
 chaos: install  ## Run hundreds of turns while workers and servers die, and audit what is left
 	$(BIN)/python -m tests.chaos --seconds $(CHAOS_SECONDS) $(if $(CHAOS_SEED),--seed $(CHAOS_SEED))
@@ -64,4 +69,4 @@ chaos: install  ## Run hundreds of turns while workers and servers die, and audi
 check: lint types layers docs-check test  ## Everything CI checks
 
 clean:  ## Remove what the other targets made
-	rm -rf $(VENV) .turnkeeper .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .bench .turnkeeper .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

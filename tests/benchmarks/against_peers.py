@@ -2,8 +2,8 @@
 
 `python -m tests.benchmarks.against_peers [--streams 100] [--seconds 10] [--turns 400] [--rounds 2]`
 
-The peers live in an environment of their own, which is made on the first run (`peers-requirements.txt`). Prefork needs
-a process for each turn, so it gets fewer streams; the CPU of an event does not depend on that.
+The peers live in an environment of their own, which is made on the first run (`peers-requirements.txt`).
+Prefork needs a process for each turn, so it gets fewer streams; the CPU of an event does not depend on that.
 """
 
 import argparse
@@ -166,8 +166,8 @@ def _report(options: argparse.Namespace, found: dict[str, list[Cost]]) -> Report
         report.goals.append(Goal(f"CPU of an event, ours / {name}", events, most=1.0))
         report.goals.append(Goal(f"short turns a core, ours / {name}", turns, least=1.0))
     report.notes = [
-        "The peers show nothing while it is spoken, order no turns and chain nothing; ours does all that in its figures.",
-        "A worker's CPU alone is counted; PostgreSQL's and Redis' is not, and DBOS and Turnkeeper use more of them.",
+        "The peers show nothing while it is spoken, order no turns and chain nothing; ours does all that here.",
+        "A worker's CPU alone is counted; DBOS and Turnkeeper use more of PostgreSQL than the others do.",
     ]
     return report
 

@@ -1,4 +1,4 @@
-"""Celery with tasks that do nothing, and everything else as our workers have it; the most that Celery can do for us.
+"""Celery with tasks that do nothing, and the rest as our workers have it: the most that Celery can do for us.
 
 The stock `threads` pool, the same concurrency, broker, serializer, early ack, no prefetch, no result, events on.
 """

@@ -2,8 +2,8 @@
 
 `python -m tests.benchmarks.growth [--messages 2000] [--rows 200000] [--turns 100] [--rounds 2]`
 
-Small and big are measured in turn: chats of ten messages against chats of `--messages`, and an empty database against
-one with `--rows` turns (and twice the messages), which are written by SQL.
+Small and big are measured in turn: chats of ten messages against chats of `--messages`, and an empty database
+against one with `--rows` turns (and twice the messages), which are written by SQL.
 """
 
 import argparse
@@ -14,7 +14,6 @@ from datetime import timedelta
 from uuid import UUID, uuid4
 
 from sqlalchemy import text
-
 from tests.benchmarks.lab import PROVIDER, REPLAYING, Lab, Meter, Spent, lab
 from tests.benchmarks.report import Cell, Goal, Report, Series, progress, run
 
@@ -37,7 +36,8 @@ FROM turns, generate_series(0, 1) AS position WHERE chat_id = :chat
 _ROWS = """
 INSERT INTO chats (id, owner, provider, turn_count)
 SELECT md5('chat ' || chat)::uuid, 'owner ' || chat % 1000, 'bench', 10 FROM generate_series(1, :chats) AS chat;
-INSERT INTO turns (id, chat_id, seq, owner, state, epoch, attempt, provider, request_digest, created_at, finished_at)
+INSERT INTO turns (id, chat_id, seq, owner, state, epoch, attempt, provider, request_digest, created_at,
+                   finished_at)
 SELECT md5(chat || ' ' || seq)::uuid, md5('chat ' || chat)::uuid, seq, 'owner ' || chat % 1000, 'completed', 1, 1,
        'bench', md5(chat || ' ' || seq), now(), now()
 FROM generate_series(1, :chats) AS chat, generate_series(1, 10) AS seq;
@@ -146,7 +146,7 @@ def _analyse(here: Lab) -> None:
 def _report(options: argparse.Namespace, found: Found) -> Report:
     columns = ("what grows", "worker, CPU ms: small", "big", "ratio", "PostgreSQL, CPU ms: small", "big", "ratio")
     report = Report(
-        f"Growth: chats of {SMALL} and of {options.messages:,} messages, tables of few and of {options.rows:,} turns",
+        f"Growth: chats of {SMALL} and {options.messages:,} messages, tables of few and {options.rows:,} turns",
         columns,
     )
     for what, costs in found.items():

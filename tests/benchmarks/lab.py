@@ -1,7 +1,7 @@
 """What the benchmarks stand on: servers, workers and helpers of their own, and what these have spent.
 
-A lab has PostgreSQL, Redis and the lean provider, no Flower and no simulator: nothing competes for the cores that is
-not measured. CPU is what the kernel charged to a process and its children, never a clock on the wall.
+A lab has PostgreSQL, Redis and the lean provider, no Flower and no simulator: nothing competes for the cores
+that is not measured. CPU is what the kernel charged to a process and its children, never a clock on the wall.
 """
 
 import json

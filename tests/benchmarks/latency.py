@@ -2,8 +2,8 @@
 
 `python -m tests.benchmarks.latency [--turns 500] [--probes 150] [--rounds 2]`
 
-A worker streams so many turns to nobody; beside them people ask, one after the other, through Turnkeeper and from the
-provider itself, and hear the answers in one and the same process. The provider stamps its words.
+A worker streams so many turns to nobody; beside them people ask, one after the other, through Turnkeeper and
+from the provider itself, and hear the answers in one and the same process. The provider stamps its words.
 """
 
 import argparse

@@ -8,7 +8,7 @@ one knows a single answer. The model's name says how it is given:
     short-N     N deltas and the end, all at once
 
 Each delta is the moment at which it was sent, by the machine's monotonic clock, so whoever hears it, however late
-and through whatever, can tell the delay. `GET /stats` says what was sent, and how far the provider itself lagged behind.
+and through whatever, can tell the delay. `/stats` says what was sent, and how late the provider was itself.
 """
 
 import argparse

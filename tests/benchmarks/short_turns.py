@@ -23,7 +23,7 @@ from turnkeeper.doorbell import producer_app
 
 CONCURRENCY = 200
 LEFT = 500
-"""With fewer messages than this the rescue loop rings for turns that have waited long, and disturbs the figures."""
+"""With fewer messages the rescue loop rings for turns that have waited long, and disturbs the figures."""
 BARE_FOR_EACH = 4
 """A task that does nothing takes so much less that more of them are needed for the same stretch of time."""
 PROCESSES = (1, 2, 4)

@@ -1,11 +1,10 @@
-"""`python -m tests.benchmarks.peers PEER enqueue COUNT MODEL`, and `… PEER work`, in the peers' own environment."""
+"""`python -m tests.benchmarks.peers PEER enqueue COUNT MODEL`, and `… PEER work`, in the peers' environment."""
 
 import importlib
 import os
 import sys
 
 import psycopg
-
 from tests.benchmarks.peers import common
 
 

@@ -1,14 +1,13 @@
 """Plain Celery: the prefork pool, a process for each turn, `autoretry_for` with backoff, the answer in PostgreSQL.
 
-Settings: prefetch 1 and no results, as one would for long tasks; no events, which is Celery's default; late acks, or
-a worker that dies would lose its turns; a client and a connection per process, kept.
+Settings: prefetch 1 and no results, as one would for long tasks; no events, which is Celery's default; late
+acks, or a worker that dies would lose its turns; a client and a connection per process, kept.
 """
 
 import psycopg
-from celery import Celery
+from celery import Celery, Task
 from celery.signals import worker_process_init
 from openai import APIError, OpenAI
-
 from tests.benchmarks.peers import common
 
 app = Celery("peer", broker=common.BROKER)
@@ -27,7 +26,7 @@ def _open(**_: object) -> None:
 
 
 @app.task(bind=True, name="peer", autoretry_for=(APIError,), retry_backoff=True, max_retries=12)
-def run(self, model: str) -> None:
+def run(self: Task, model: str) -> None:
     """Run one turn."""
     said = common.ask(app.client, model)
     app.database.execute(common.STORE, (self.request.id, said))

@@ -1,7 +1,7 @@
 """DBOS: a durable workflow with one step, which calls the model; its queue and its results are in PostgreSQL.
 
-Settings: asynchronous workflow and step (a thread for each stream would cost more), as many workflows at once as there
-are slots, the fastest polling of the queue that it advises, retries of the step switched on.
+Settings: asynchronous workflow and step (a thread for each stream would cost more), as many workflows at once
+as there are slots, the fastest polling of the queue that it advises, retries of the step switched on.
 """
 
 import asyncio
@@ -9,7 +9,6 @@ from typing import Any
 
 from dbos import DBOS, DBOSClient, run_dbos_database_migrations
 from openai import AsyncOpenAI
-
 from tests.benchmarks.peers import common
 
 URL = f"{common.DATABASE.rpartition('/')[0]}/dbos"

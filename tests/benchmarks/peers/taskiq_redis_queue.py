@@ -1,7 +1,7 @@
 """Taskiq: an asyncio worker on a Redis list, the asynchronous `openai` client, the answer in PostgreSQL.
 
-Settings: one worker process, as many tasks at once as there are slots, uvloop, the broker's list (its stream, which
-acknowledges, costs more), the middleware that retries, a pool of ten connections.
+Settings: one worker process, as many tasks at once as there are slots, uvloop, the broker's list (its stream,
+which acknowledges, costs more), the middleware that retries, a pool of ten connections.
 """
 
 import asyncio
@@ -10,7 +10,6 @@ from openai import AsyncOpenAI
 from psycopg_pool import AsyncConnectionPool
 from taskiq import Context, SmartRetryMiddleware, TaskiqDepends, TaskiqEvents, TaskiqState
 from taskiq_redis import ListQueueBroker
-
 from tests.benchmarks.peers import common
 
 broker = ListQueueBroker(common.BROKER, queue_name="peer-taskiq").with_middlewares(
@@ -28,7 +27,7 @@ async def _open(state: TaskiqState) -> None:
 
 
 @broker.task(task_name="peer", retry_on_error=True)
-async def run(model: str, context: Context = TaskiqDepends()) -> None:
+async def run(model: str, context: Context = TaskiqDepends()) -> None:  # noqa: B008 - taskiq's way
     """Run one turn."""
     said = await common.ask_async(context.state.client, model)
     async with context.state.database.connection() as connection:
