@@ -1,0 +1,3 @@
+"""Doctests run here too; the peers have libraries that are not ours."""
+
+collect_ignore = ["peers"]
