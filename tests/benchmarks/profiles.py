@@ -28,10 +28,11 @@ NAMES = {
     "multidict": "httpx, aiohttp",
     "pydantic_core": "pydantic",
 }
-SECONDS = 15
+SECONDS = 10
 RATE = "50"
 """Samples in a second; each looks at hundreds of threads that wait."""
-SHORT_TURNS = 8000
+WARM_UP = 300
+SHORT_TURNS = 1200
 MOST_FUNCTIONS = 12
 
 
@@ -47,7 +48,7 @@ def component(stack: str) -> str:
         return f"ours: {ours[2]}"
     if package := _PACKAGE.search(file):
         return NAMES.get(package[1], package[1])
-    if frame and frame["function"] == "run" and "asyncio" in file:
+    if frame and frame["function"].endswith("run") and file.endswith("asyncio/runners.py"):
         return "event loop, sockets"
     return "asyncio, threading, json, …"
 
@@ -88,10 +89,10 @@ def _streams(here: Lab, pid: int, options: argparse.Namespace) -> Counter[str]:
 
 
 def _turns(here: Lab, pid: int, options: argparse.Namespace) -> Counter[str]:
-    here.enqueue(SHORT_TURNS // 8, "short-3")
+    here.enqueue(WARM_UP, "short-3")
     here.wait(lambda: here.unfinished() == 0, "the first turns end")
     with here.paused(pid):
-        here.enqueue(SHORT_TURNS // 2, "short-3")
+        here.enqueue(SHORT_TURNS, "short-3")
     samples = _record(options.py_spy, pid)
     here.wait(lambda: here.unfinished() == 0, "the turns end")
     return samples
