@@ -192,7 +192,7 @@ class Settings(Connections):
     """How long running turns may go on after SIGTERM before they are handed back."""
     lease_ttl_seconds: PositiveFloat = 15.0
     """How long a worker's turns are its own after its last heartbeat."""
-    beat_seconds: PositiveFloat = 5.0
+    beat_seconds: PositiveFloat = 2.5
     """How often a worker renews its lease; at most a third of the TTL."""
     rescue_seconds: PositiveFloat = 1.0
     """How often each worker looks for due, forgotten and orphaned turns."""
