@@ -27,7 +27,7 @@ How it is built, from the top:
     novelties       what only a newer version of each API would send
     turns           which step applies    answers      what the model says
     state           the accounts          seals        what is sealed for each
-    vault           stored responses      journal      the log
+    vault           stored responses      journal      the log      limits   how many requests a key may make
     entrance        which HTTP            connection, http2   the two of them
     channel         what an endpoint answers on, cut and reset included
     encoding        events and bodies, as bytes

@@ -4,7 +4,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from turnkeeper_ops.simulator.actions import Action, Scene
-from turnkeeper_ops.simulator.anthropic_errors import MessagesError, check_headers, prompt_too_long
+from turnkeeper_ops.simulator.anthropic_errors import (
+    MessagesError,
+    check_headers,
+    prompt_too_long,
+    too_many_requests,
+)
 from turnkeeper_ops.simulator.anthropic_input import Parameters, decode, read_parameters
 from turnkeeper_ops.simulator.anthropic_threads import Kept, Thread, Use, allows_threads, pinned, read_thread
 from turnkeeper_ops.simulator.anthropic_turns import check_text, check_turns, merge
@@ -12,6 +17,7 @@ from turnkeeper_ops.simulator.anthropic_wire import MessagesWire, read_prompt
 from turnkeeper_ops.simulator.channel import Request
 from turnkeeper_ops.simulator.exchange import Exchange, make_id
 from turnkeeper_ops.simulator.journal import Entry
+from turnkeeper_ops.simulator.limits import Level, anthropic_headers
 from turnkeeper_ops.simulator.scripts import LostAnchorStep, Step
 from turnkeeper_ops.simulator.state import Account, State
 from turnkeeper_ops.simulator.turns import UnknownScript
@@ -65,6 +71,14 @@ class MessagesExchange(Exchange):
         message = prompt_too_long(prompt.input_tokens, self.state.settings.context_tokens)
         return MessagesError(message, request_id=self._request_id)
 
+    def too_many(self) -> MessagesError:
+        """Say that the key has made too many requests."""
+        return too_many_requests(self._request_id)
+
+    def tell(self, level: Level) -> Headers:
+        """Tell what is left of the limit."""
+        return anthropic_headers(level, self.entry.arrived.wall)
+
     def unknown_script(self, error: UnknownScript) -> MessagesError:
         """Say that there is no such script."""
         return MessagesError(f"messages: {error}", request_id=self._request_id)
@@ -91,7 +105,8 @@ class MessagesExchange(Exchange):
             self._previous.use = Use.NOT_YET
 
     def _read(self, request: Request) -> Prompt:
-        self._account = self.state.accounts[check_headers(request.headers, self.state.accounts)]
+        self.key = check_headers(request.headers, self.state.accounts)
+        self._account = self.state.accounts[self.key]
         given = decode(request.body)
         whole = self._complete(given, request.headers.get("anthropic-beta", ""))
         self._parameters = read_parameters(whole)

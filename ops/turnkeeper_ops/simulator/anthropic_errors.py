@@ -104,6 +104,11 @@ def prompt_too_long(tokens: int, limit: int) -> str:
     return f"prompt is too long: {tokens} tokens > {limit} maximum"
 
 
+def too_many_requests(request_id: str) -> MessagesError:
+    """Say that the key has made too many requests."""
+    return MessagesError(_MESSAGES[429], status=429, request_id=request_id)
+
+
 def event_type(step: ErrorEventStep) -> str:
     """Return Anthropic's type for the error of *step*.
 

@@ -9,7 +9,14 @@ from turnkeeper_ops.simulator.chat_parameters import decode
 from turnkeeper_ops.simulator.chat_wire import ChatWire, read_prompt
 from turnkeeper_ops.simulator.exchange import Exchange, make_id
 from turnkeeper_ops.simulator.journal import Entry
-from turnkeeper_ops.simulator.openai_errors import ApiError, check_key, context_overflow, response_headers
+from turnkeeper_ops.simulator.limits import Level, openai_headers
+from turnkeeper_ops.simulator.openai_errors import (
+    ApiError,
+    check_key,
+    context_overflow,
+    response_headers,
+    too_many_requests,
+)
 from turnkeeper_ops.simulator.state import State
 from turnkeeper_ops.simulator.turns import UnknownScript
 from turnkeeper_ops.simulator.wire import Headers, Prompt
@@ -30,7 +37,7 @@ class ChatExchange(Exchange):
 
     def read(self, request: Request) -> Prompt:
         """Check the request; the log shows its messages as its input."""
-        check_key(request.headers.get("authorization"), self.state.accounts)
+        self.key = check_key(request.headers.get("authorization"), self.state.accounts)
         self._parameters = decode(request.body)
         self.entry.model = self._parameters["model"]
         self.entry.stream = bool(self._parameters.get("stream"))
@@ -54,6 +61,14 @@ class ChatExchange(Exchange):
     def too_long(self, prompt: Prompt) -> ApiError:  # noqa: ARG002  # the API does not say how long
         """Say that the prompt does not fit."""
         return context_overflow("messages")
+
+    def too_many(self) -> ApiError:
+        """Say that the key has made too many requests."""
+        return too_many_requests(self.entry.model)
+
+    def tell(self, level: Level) -> Headers:
+        """Tell what is left of the limit."""
+        return openai_headers(level)
 
     def unknown_script(self, error: UnknownScript) -> ApiError:
         """Say that there is no such script."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from pydantic import TypeAdapter, ValidationError
 
+from turnkeeper_ops.simulator.limits import Limit
 from turnkeeper_ops.simulator.ready_made import ready_made_scripts
 from turnkeeper_ops.simulator.scripts import Script, ScriptName
 from turnkeeper_ops.simulator.state import State
@@ -76,6 +77,27 @@ def delete_script(state: State, name: str) -> PlainResponse:
     if not state.book.remove(name):
         raise ControlError(404, f"there is no script '{name}'")
     return _ok({"name": name, "deleted": True})
+
+
+def put_limit(state: State, body: bytes) -> PlainResponse:
+    """Limit what each key may ask of each model, from now on and with full buckets.
+
+    Raises:
+        ControlError: 422, with the first thing that is wrong.
+    """
+    try:
+        limit = Limit.model_validate(json.loads(body))
+    except ValueError as error:
+        raise ControlError(422, f"the limit is not valid: {sentence(error)}") from error
+    state.limiter.set(limit)
+    return _ok(limit.model_dump())
+
+
+def delete_limit(state: State) -> PlainResponse:
+    """Let every key ask as much as it likes."""
+    was_limited = state.limiter.limit is not None
+    state.limiter.set(None)
+    return _ok({"deleted": was_limited})
 
 
 def list_requests(state: State, query: Query) -> PlainResponse:

@@ -12,6 +12,7 @@ from turnkeeper_ops.simulator.actions import Action, Scene, perform, respond
 from turnkeeper_ops.simulator.channel import Channel, Request
 from turnkeeper_ops.simulator.generations import GeneratingStep
 from turnkeeper_ops.simulator.journal import Entry
+from turnkeeper_ops.simulator.limits import Level
 from turnkeeper_ops.simulator.play import Stage, sleep
 from turnkeeper_ops.simulator.scripts import Step
 from turnkeeper_ops.simulator.state import State
@@ -30,16 +31,18 @@ async def answer(kind: "type[Exchange]", state: State, request: Request, connect
         api=kind.api, sender=sender_of(request.headers), arrived=state.clock(), request_bytes=len(request.body)
     )
     exchange = kind(state, entry)
-    stage = Stage(
-        connection=connection,
-        entry=entry,
-        clock=state.clock,
-        headers=exchange.headers(),
-        commit=exchange.commit,
-        pause=exchange.pause,
-    )
     try:
-        await stage.play(exchange.actions(request))
+        # Before the headers are asked for: they tell what is left of the limit.
+        actions = exchange.actions(request)
+        stage = Stage(
+            connection=connection,
+            entry=entry,
+            clock=state.clock,
+            headers={**exchange.headers(), **exchange.limit_headers()},
+            commit=exchange.commit,
+            pause=exchange.pause,
+        )
+        await stage.play(actions)
     finally:
         exchange.release()
 
@@ -53,14 +56,23 @@ class Exchange(ABC):
     def __init__(self, state: State, entry: Entry) -> None:
         self.state = state
         self.entry = entry
+        self.key = ""
+        """Who calls; known once the request is read."""
+        self._level: Level | None = None
 
     def actions(self, request: Request) -> Iterator[Action]:
         """Return what is to be done; a request that the API would not take is refused."""
         try:
-            return self._perform(self.read(request))
+            prompt = self.read(request)
+            if self._is_throttled():
+                return self._refuse(self.too_many(), "rate_limited")
+            return self._perform(prompt)
         except Refused as refused:
-            self.entry.detail = str(refused)
-            return respond(refused.plain(), outcome="refused")
+            return self._refuse(refused, "refused")
+
+    def limit_headers(self) -> Headers:
+        """Return the headers that tell what is left of the limit; none where nothing is limited, or told."""
+        return self.tell(self._level) if self._level is not None and self._level.limit.headers else {}
 
     # What each API does in its own way.
 
@@ -85,6 +97,14 @@ class Exchange(ABC):
         """Say that the prompt does not fit."""
 
     @abstractmethod
+    def too_many(self) -> Refused:
+        """Say that the key has made too many requests."""
+
+    @abstractmethod
+    def tell(self, level: Level) -> Headers:
+        """Tell what is left of the limit."""
+
+    @abstractmethod
     def unknown_script(self, error: UnknownScript) -> Refused:
         """Say that there is no such script."""
 
@@ -103,6 +123,14 @@ class Exchange(ABC):
     async def pause(self, seconds: float) -> bool:
         """Wait; return True where the answer was called off meanwhile."""
         return await sleep(seconds)
+
+    def _is_throttled(self) -> bool:
+        self._level = self.state.limiter.take(self.key, self.entry.model or "", self.entry.arrived.monotonic)
+        return self._level is not None and not self._level.is_accepted
+
+    def _refuse(self, refused: Refused, outcome: str) -> Iterator[Action]:
+        self.entry.detail = str(refused)
+        return respond(refused.plain(), outcome=outcome)
 
     def _perform(self, prompt: Prompt) -> Iterator[Action]:
         if prompt.input_tokens > self.state.settings.context_tokens:

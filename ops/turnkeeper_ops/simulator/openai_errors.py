@@ -174,6 +174,12 @@ def context_overflow(param: str) -> ApiError:
     return ApiError(CONTEXT_OVERFLOW, param=param, code="context_length_exceeded")
 
 
+def too_many_requests(model: str | None) -> ApiError:
+    """Say that the key has made too many requests."""
+    message = f"Rate limit reached for {model} in organization org-simulator on requests per min (RPM)."
+    return ApiError(message, status=429, kind="requests", code="rate_limit_exceeded")
+
+
 def _complaint_body(complaint: Complaint, param: str) -> dict[str, Any]:
     match complaint:
         case Complaint.QUOTA:

@@ -11,12 +11,14 @@ from turnkeeper_ops.simulator.encoding import EVENT_STREAM
 from turnkeeper_ops.simulator.exchange import Exchange, make_id
 from turnkeeper_ops.simulator.generations import GeneratingStep, Generation, spared
 from turnkeeper_ops.simulator.journal import Entry, Fetch
+from turnkeeper_ops.simulator.limits import Level, openai_headers
 from turnkeeper_ops.simulator.openai_errors import (
     SERVER_ERROR,
     ApiError,
     check_key,
     context_overflow,
     response_headers,
+    too_many_requests,
 )
 from turnkeeper_ops.simulator.responses_items import as_items
 from turnkeeper_ops.simulator.responses_parameters import decode
@@ -113,8 +115,8 @@ class ResponsesExchange(Exchange):
 
     def read(self, request: Request) -> Prompt:
         """Check the request and resolve what it refers to."""
-        key = check_key(request.headers.get("authorization"), self.state.accounts)
-        self._account = self.state.accounts[key]
+        self.key = check_key(request.headers.get("authorization"), self.state.accounts)
+        self._account = self.state.accounts[self.key]
         parameters = decode(request.body)
         self._note_parameters(parameters)
         self._read = read_request(parameters, self._account.vault, self._account.seal)
@@ -137,6 +139,14 @@ class ResponsesExchange(Exchange):
     def too_long(self, prompt: Prompt) -> ApiError:  # noqa: ARG002  # the API does not say how long
         """Say that the prompt does not fit."""
         return context_overflow("input")
+
+    def too_many(self) -> ApiError:
+        """Say that the key has made too many requests."""
+        return too_many_requests(self.entry.model)
+
+    def tell(self, level: Level) -> Headers:
+        """Tell what is left of the limit."""
+        return openai_headers(level)
 
     def unknown_script(self, error: UnknownScript) -> ApiError:
         """Say that there is no such script."""

@@ -62,6 +62,10 @@ def _control(  # noqa: PLR0911  # a table of routes
             return control.put_script(state, name, request.body)
         case "DELETE", ("scripts", name):
             return control.delete_script(state, name)
+        case "PUT", ("limit",):
+            return control.put_limit(state, request.body)
+        case "DELETE", ("limit",):
+            return control.delete_limit(state)
         case "GET", ("requests",):
             return control.list_requests(state, query)
         case "DELETE", ("requests",):

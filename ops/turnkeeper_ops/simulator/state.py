@@ -9,6 +9,7 @@ from turnkeeper_ops.simulator.anthropic_pauses import Pauses
 from turnkeeper_ops.simulator.anthropic_threads import Threads
 from turnkeeper_ops.simulator.generations import Generations
 from turnkeeper_ops.simulator.journal import Instant, Journal
+from turnkeeper_ops.simulator.limits import Limiter
 from turnkeeper_ops.simulator.scripts import Script
 from turnkeeper_ops.simulator.seals import Seal
 from turnkeeper_ops.simulator.turns import ScriptBook
@@ -74,6 +75,7 @@ class State:
     accounts: Mapping[str, Account]
     """By API key."""
     journal: Journal = field(default_factory=Journal)
+    limiter: Limiter = field(default_factory=Limiter)
     clock: Callable[[], Instant] = read_clocks
 
 
