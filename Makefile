@@ -58,6 +58,7 @@ promtool: install  ## Fetch promtool into .venv on Debian, without root, so that
 bench: install  ## Print what things cost, as ratios within one run (ten minutes)
 	$(BIN)/python tests/benchmarks/classify.py
 	$(BIN)/python tests/benchmarks/chains.py 500
+	$(BIN)/python tests/benchmarks/cooldown.py
 	$(MAKE) --no-print-directory $(BENCHMARKS:%=bench-%)
 
 bench-%: install

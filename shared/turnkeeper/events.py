@@ -70,11 +70,11 @@ class TurnRetry(_Event):
     """The attempt is void; another follows."""
 
     type: Literal["turn.retry"] = "turn.retry"
-    reason: Literal["retry", "heal", "fall_back", "handed_back", "rescued"] = "retry"
+    reason: Literal["retry", "heal", "fall_back", "handed_back", "rescued", "cooldown"] = "retry"
     delay_ms: int = 0
     retrying_at: datetime
     error: ChatError | None = None
-    """In retry copy; None where the provider did nothing wrong."""
+    """In retry copy; None where the provider did nothing wrong.  Of a `cooldown`: why it is not called now."""
     provider: str | None = None
     """Who goes on, where the turn falls back."""
     model: str | None = None

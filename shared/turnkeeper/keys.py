@@ -7,6 +7,9 @@ PREFIX = "turnkeeper:"
 CANCEL_CHANNEL = f"{PREFIX}cancel"
 """Pub/sub channel: the ids of running turns whose cancellation was just requested."""
 
+COOLDOWNS = f"{PREFIX}cooldowns"
+"""Hash: the keys and models that workers keep count of; their own entries begin with this name."""
+
 
 def events_key(turn_id: UUID) -> str:
     """Name the stream that holds the live events of a turn.

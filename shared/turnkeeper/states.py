@@ -11,13 +11,13 @@ class TurnState(StrEnum):
                │  ├──→ failed        (ChatError stored)
                │  ├──→ cancelled     (partial text kept)
                │  ├──→ retrying ──→ running      (countdown; slot released)
-               │  └──→ queued        (handed back at shutdown, or rescued after a lost lease)
+               │  └──→ queued        (parked for a cooldown, handed back, or rescued after a lost lease)
     queued, retrying → cancelled
     ```
     """
 
     QUEUED = "queued"
-    """Stored, and not yet taken by a worker; it is due once `available_at` is set."""
+    """Stored, and not in a worker's hands; due at `available_at`, once that is set."""
     RUNNING = "running"
     """Held by one worker under a lease."""
     RETRYING = "retrying"

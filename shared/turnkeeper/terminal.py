@@ -26,6 +26,7 @@ _REASONS = {
     "handed_back": "The worker shuts down; another takes over.",
     "rescued": "The worker is gone; another takes over.",
     "retry": "The attempt failed.",
+    "cooldown": "The provider must rest.",
 }
 
 
@@ -93,9 +94,10 @@ class TurnScreen:
     def _retry_line(self, event: TurnRetry) -> str:
         said = len(self._transcript.text)
         void = f" {said} characters are void." if said else ""
-        tells = event.error is not None and event.reason in {"retry", "fall_back"}
+        tells = event.error is not None and event.reason in {"retry", "fall_back", "cooldown"}
         why = event.error.message if event.error and tells else _REASONS[event.reason]
-        wait = f" Next attempt in {event.delay_ms / 1000:.1f} s." if event.delay_ms else ""
+        what = "The turn waits for its provider, about" if event.reason == "cooldown" else "Next attempt in"
+        wait = f" {what} {event.delay_ms / 1000:.1f} s." if event.delay_ms else ""
         instead = f" Falling back on {event.provider} {event.model or ''}".rstrip() + "." if event.provider else ""
         return f"{why}{void}{wait}{instead}"
 

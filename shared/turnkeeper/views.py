@@ -1,6 +1,6 @@
 """What `show` tells: a turn with its attempts, its error and its words."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -89,6 +89,13 @@ class TurnView(BaseModel):
     messages: tuple[Message, ...]
     text: str
     """The words of the answer; empty where there is none."""
+
+    @property
+    def parked_until(self) -> datetime | None:
+        """When a turn is back that waits for its provider's cooldown; None where it does not."""
+        if self.state is not TurnState.QUEUED or self.available_at is None:
+            return None
+        return self.available_at if self.available_at > datetime.now(UTC) else None
 
 
 def show(connection: Connection, turn_id: UUID) -> TurnView:

@@ -267,5 +267,6 @@ api = "{api}"
 base_url = "{url}/v1"
 api_key_env = "TURNKEEPER_SIMULATOR_KEY"
 model = "sim-1"
+cooldown = false
 {more}
 """

@@ -48,6 +48,9 @@ class Heard:
     pieces: list[tuple[PartKind, str]] = field(default_factory=list)
     counts: list[dict[str, int]] = field(default_factory=list)
 
+    def answered(self, status: int, headers: Mapping[str, str]) -> None:
+        pass
+
     def started(self, response_id: str) -> None:
         self.begun.append(response_id)
 

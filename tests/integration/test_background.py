@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -47,6 +47,9 @@ class Heard:
     """A listener that remembers, in order."""
 
     log: list[tuple[str, Any]] = field(default_factory=list)
+
+    def answered(self, status: int, headers: Mapping[str, str]) -> None:
+        pass
 
     def started(self, response_id: str) -> None:
         self.log.append(("started", response_id))

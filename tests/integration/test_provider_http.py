@@ -5,7 +5,7 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -41,6 +41,10 @@ class Heard:
     begun: list[str] = field(default_factory=list)
     words: list[str] = field(default_factory=list)
     usage: dict[str, int] | None = None
+    heads: list[tuple[int, dict[str, str]]] = field(default_factory=list)
+
+    def answered(self, status: int, headers: Mapping[str, str]) -> None:
+        self.heads.append((status, dict(headers)))
 
     def started(self, response_id: str) -> None:
         self.begun.append(response_id)

@@ -323,6 +323,14 @@ def retry_later(connection: Connection, hand: Hand) -> None:
     store.retry(connection, hand.turn, failed, is_rung=False, goes_on=True)
 
 
+def park(connection: Connection, hand: Hand) -> None:
+    """Let a turn wait for its provider; one that runs tools has nothing to ask of it."""
+    if hand.turn.runs_tools:
+        hand_back(connection, hand)
+    else:
+        store.park(connection, hand.turn, TICK / 2, is_rung=False)
+
+
 def fail(connection: Connection, hand: Hand) -> None:
     store.fail(connection, hand.turn, ended(AttemptOutcome.FAILED, error=ERROR), goes_on=True)
 
@@ -371,7 +379,7 @@ AFTER_TOOLS: tuple[Write, ...] = (tell, leave_the_rest)
 
 
 class Act(Enum):
-    """What a worker does next; where it runs tools, what is none of the last five takes them a step further."""
+    """What a worker does next; where it runs tools, what is none of the last six takes them a step further."""
 
     COMPLETE = auto()
     PAUSE = auto()
@@ -381,6 +389,7 @@ class Act(Enum):
     KEEP = auto()
     RETRY = auto()
     RETRY_LATER = auto()
+    PARK = auto()
     FAIL = auto()
     CANCEL = auto()
     HAND_BACK = auto()
@@ -396,6 +405,7 @@ CALLING: dict[Act, Write] = {
 BREAKING_OFF: dict[Act, Write] = {
     Act.RETRY: retry,
     Act.RETRY_LATER: retry_later,
+    Act.PARK: park,
     Act.FAIL: fail,
     Act.CANCEL: cancel,
     Act.HAND_BACK: hand_back,
@@ -783,7 +793,7 @@ class Turns(RuleBasedStateMachine):
             self.note_open_runs(after)
         if write is cancel:
             closed = [run.call.call_id for run in hand.runs]
-        elif write is hand_back:
+        elif write in {hand_back, park}:
             closed = list(hand.results)
         else:
             return

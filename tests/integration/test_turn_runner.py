@@ -16,6 +16,7 @@ from turnkeeper.messages import Message, Text
 from turnkeeper_ops.services.redis import Redis
 from turnkeeper_worker import upkeep
 from turnkeeper_worker.config import ProviderConfig, Settings
+from turnkeeper_worker.cooldown import Cooldowns
 from turnkeeper_worker.database import Database
 from turnkeeper_worker.leases import Leases
 from turnkeeper_worker.live import Live
@@ -90,6 +91,7 @@ async def run_once(
         keys={},
         toolbox=Toolbox(),
         switchboard=Switchboard(),
+        cooldowns=Cooldowns(redis=redis),
         settings=Settings(),
         call_up=lambda: None,
         show=lambda _turn_id, _label: None,

@@ -1,6 +1,6 @@
 """What the tests of all streams share, whatever their API: a listener that remembers, and how a stream ends."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hypothesis import strategies as st
@@ -21,6 +21,9 @@ class Heard:
     pieces: list[tuple[PartKind, str]] = field(default_factory=list)
     counts: list[dict[str, int]] = field(default_factory=list)
     places: list[Running] = field(default_factory=list)
+
+    def answered(self, status: int, headers: Mapping[str, str]) -> None:
+        pass
 
     def started(self, response_id: str) -> None:
         self.begun.append(response_id)

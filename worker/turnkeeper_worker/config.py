@@ -128,6 +128,8 @@ class ProviderConfig(BaseModel):
     """How long it rests."""
     max_output_tokens: PositiveInt = 8192
     """The longest answer, where the API demands a limit (Anthropic) and the turn's options set none."""
+    cooldown: bool = True
+    """Whether workers rest together after a throttle, and keep to the pace that the provider tells."""
     http2: bool = False
     """Speak HTTP/2; the transport is slower, so only for providers that need it."""
     startup_timeout_seconds: Seconds = 60.0

@@ -8,9 +8,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 from uuid import UUID, uuid4
 
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
@@ -25,6 +28,7 @@ from turnkeeper.requests import TurnRequest
 from turnkeeper.turns import Cancelled, Enqueued
 from turnkeeper_worker import upkeep
 from turnkeeper_worker.config import ProviderConfig, Settings
+from turnkeeper_worker.cooldown import Cooldowns
 from turnkeeper_worker.database import Database
 from turnkeeper_worker.leases import Leases, Stop
 from turnkeeper_worker.live import Live
@@ -47,6 +51,8 @@ log = get_logger(__name__)
 REDIS_TIMEOUT_SECONDS = 5
 UPKEEP_CONNECTIONS = 5
 """The heartbeat's, the rescue loop's, and those of the call-offs, of counting and of housekeeping."""
+COOLDOWN_TIMEOUT_SECONDS = 1
+"""No turn waits so long; it is for connections that hang."""
 DECLINED_FOR = timedelta(seconds=0.5)
 """How long a process that shuts down may still be sent messages."""
 RESTART_SECONDS = 1.0
@@ -171,6 +177,13 @@ async def open_engine(settings: Settings, broker: Broker) -> AsyncIterator[Engin
         stack.push_async_callback(_sign_off, upkeep_database, me.id)
         redis = _open_redis(settings)
         stack.push_async_callback(_close_redis, redis)
+        # A client of its own: nobody waits for it as long as for live events.
+        cooldown_redis = _open_redis(settings, COOLDOWN_TIMEOUT_SECONDS, retry=Retry(NoBackoff(), 0))
+        stack.push_async_callback(_close_redis, cooldown_redis)
+        cooldowns = Cooldowns(
+            redis=cooldown_redis, off={name for name, config in configs.items() if not config.cooldown}
+        )
+        stack.push_async_callback(cooldowns.close)
         providers = open_providers(configs, os.environ)
         for provider in providers.values():
             stack.push_async_callback(provider.close)
@@ -187,6 +200,7 @@ async def open_engine(settings: Settings, broker: Broker) -> AsyncIterator[Engin
             providers,
             toolbox,
             switchboard,
+            cooldowns,
             observer,
         )
         stack.push_async_callback(engine.live.flush)
@@ -206,6 +220,7 @@ def _assemble(
     providers: Mapping[str, Provider],
     toolbox: Toolbox,
     switchboard: Switchboard,
+    cooldowns: Cooldowns,
     observer: Observer,
 ) -> Engine:
     rng = random.Random()  # noqa: S311 - for jitter, not for secrets
@@ -268,6 +283,7 @@ def _assemble(
         keys={name: config.credential(os.environ) for name, config in configs.items()},
         toolbox=toolbox,
         switchboard=switchboard,
+        cooldowns=cooldowns,
         settings=settings,
         call_up=usher.ask,
         show=broker.show,
@@ -338,11 +354,9 @@ async def _sign_off(database: Database, worker_id: UUID) -> None:
         log.warning("worker.sign_off_failed", error=str(error))
 
 
-def _open_redis(settings: Settings) -> Redis:
+def _open_redis(settings: Settings, timeout: int = REDIS_TIMEOUT_SECONDS, **more: Any) -> Redis:
     url = settings.redis_url.get_secret_value()
-    return Redis.from_url(
-        url, socket_timeout=REDIS_TIMEOUT_SECONDS * 2, socket_connect_timeout=REDIS_TIMEOUT_SECONDS
-    )
+    return Redis.from_url(url, socket_timeout=timeout * 2, socket_connect_timeout=timeout, **more)
 
 
 async def _close_redis(redis: Redis) -> None:

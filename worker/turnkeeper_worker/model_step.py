@@ -14,16 +14,19 @@ from uuid import UUID
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
+from turnkeeper.errors import ChatError, terminal_copy
 from turnkeeper.messages import Message
 from turnkeeper.states import AttemptOutcome
 from turnkeeper_worker import chain_health, ledger, store
 from turnkeeper_worker.checkpoint import Checkpoint, Piece
+from turnkeeper_worker.config import ProviderConfig, RetryPolicy
+from turnkeeper_worker.cooldown import Cooldowns, Patience, Permit, Rest, as_failure
 from turnkeeper_worker.database import Database
 from turnkeeper_worker.leases import Lease, Stop
 from turnkeeper_worker.ledger import Run
 from turnkeeper_worker.live import Live
 from turnkeeper_worker.observer import Observer
-from turnkeeper_worker.outcomes import Cancelled, Completed, Dropped, HandedBack, Outcome
+from turnkeeper_worker.outcomes import Cancelled, Completed, Dropped, HandedBack, Outcome, Parked
 from turnkeeper_worker.planner import Attempt, Planner
 from turnkeeper_worker.providers import Answer, Failed, Provider, Result, Running, unusable
 from turnkeeper_worker.remedies import crashed
@@ -60,16 +63,22 @@ class ModelRunner:
     providers: Mapping[str, Provider]
     planner: Planner
     toolbox: Toolbox
+    cooldowns: Cooldowns
+    policy_for: Callable[[ProviderConfig | None], RetryPolicy]
+    broker_horizon: timedelta
     checkpoint_every: timedelta
     max_steps: int
     show: Show
     observer: Observer
 
-    async def run(self, attempt: Attempt, lease: Lease) -> Next | Broken:
-        """Make the attempt; return what is to be done next, or how the delivery ended.  Raises LeaseLost."""
+    async def run(self, attempt: Attempt, lease: Lease, elapsed: timedelta) -> Next | Broken:
+        """Make the attempt, unless its provider must rest.  Raises LeaseLost.
+
+        Returns what is to be done next, or how the delivery ended.
+        """
         speaker = self._speaker(attempt)
         try:
-            result = await self._call(attempt, speaker, lease)
+            result = await self._call(attempt, speaker, lease, elapsed)
         except asyncio.CancelledError:
             if lease.stopped is None:
                 raise
@@ -83,18 +92,24 @@ class ModelRunner:
                 return following
             case Failed():
                 return Broken(result, speaker)
+            case Rest():
+                return await self._park(attempt.turn, result, speaker)
             case other:
                 assert_never(other)
 
-    async def _call(self, attempt: Attempt, speaker: Speaker, lease: Lease) -> Result:
-        speaker.say_started(attempt.call)
-        self.show(attempt.turn.id, f"{attempt.label}, chat {attempt.turn.chat_id}")
-        if attempt.call.running is not None and attempt.turn.checkpoint is not None:
-            speaker.say_again(attempt.turn.checkpoint.pieces)
+    async def _call(self, attempt: Attempt, speaker: Speaker, lease: Lease, elapsed: timedelta) -> Result | Rest:
         lease.listen()
         try:
             # A stop that came before we listened strikes here.
             await asyncio.sleep(0)
+            match await self._ask_leave(attempt, elapsed):
+                case Rest(is_too_long=True) as rest:
+                    return Failed(failure=as_failure(rest, attempt.turn.provider))
+                case Rest() as rest:
+                    return rest
+                case permit:
+                    speaker.permit = permit
+            self._say_started(attempt, speaker)
             return await self._provider(attempt).call(attempt.call, speaker)
         except LeaseLost:
             raise
@@ -103,6 +118,20 @@ class ModelRunner:
         finally:
             speaker.watch.stop()
             lease.settle()
+
+    async def _ask_leave(self, attempt: Attempt, elapsed: timedelta) -> Permit | Rest:
+        """Ask the cooldown; what asks for no new response needs no leave."""
+        if attempt.obstacle is not None or attempt.call.running is not None:
+            return Permit()
+        policy = self.policy_for(self.planner.config(attempt.turn))
+        patience = Patience(wait=policy.turn_deadline - elapsed, rest=policy.max_hint)
+        return await self.cooldowns.ask(attempt.credential, attempt.turn.id, patience)
+
+    def _say_started(self, attempt: Attempt, speaker: Speaker) -> None:
+        speaker.say_started(attempt.call)
+        self.show(attempt.turn.id, f"{attempt.label}, chat {attempt.turn.chat_id}")
+        if attempt.call.running is not None and attempt.turn.checkpoint is not None:
+            speaker.say_again(attempt.turn.checkpoint.pieces)
 
     def _provider(self, attempt: Attempt) -> Provider:
         if (obstacle := attempt.obstacle) is not None:
@@ -219,6 +248,17 @@ class ModelRunner:
         speaker.say_cancelled(said, settled.position)
         self.observer.broken_off(turn, AttemptOutcome.CANCELLED, speaker.usage, speaker.watch)
         return Cancelled(settled.woken)
+
+    async def _park(self, turn: Claimed, rest: Rest, speaker: Speaker) -> Parked:
+        """Give the slot to others until the provider may be called."""
+        name, seconds = turn.provider, rest.wait.total_seconds()
+        is_rung = rest.wait <= self.broker_horizon
+        back_at = await self.database.surely(store.park, turn, rest.wait, is_rung=is_rung)
+        error = ChatError(kind=rest.kind, message=terminal_copy(rest.kind, name), provider=name, retryable=True)
+        speaker.say_retry("cooldown", error=error, retrying_at=back_at, delay=rest.wait)
+        log.info("turn.parked", turn_id=str(turn.id), provider=name, kind=str(rest.kind), wait_s=round(seconds, 3))
+        why = f"waits for {name} ({rest.kind}), back in {seconds:.1f} s"
+        return Parked(rest.wait, turn.attempt - 1, line=why, label=f"{why}: chat {turn.chat_id}")
 
     async def _hand_back(self, turn: Claimed, speaker: Speaker) -> HandedBack:
         await self.database.surely(store.hand_back, turn, _broken_off(AttemptOutcome.HANDED_BACK, speaker))

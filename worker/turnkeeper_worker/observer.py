@@ -18,7 +18,7 @@ from turnkeeper.states import AttemptOutcome, TurnState
 from turnkeeper_worker.decide import Decision, FallBack, GiveUp, Heal, Retry
 from turnkeeper_worker.failures import Classified
 from turnkeeper_worker.metrics import Labels, Metrics
-from turnkeeper_worker.outcomes import Cancelled, Completed, Dropped, GaveUp, HandedBack, Outcome, Retrying
+from turnkeeper_worker.outcomes import Cancelled, Completed, Dropped, GaveUp, HandedBack, Outcome, Parked, Retrying
 from turnkeeper_worker.providers import Answer, Call, Failed
 from turnkeeper_worker.store import Claimed, total
 from turnkeeper_worker.telemetry import get_logger
@@ -192,7 +192,7 @@ class Observer:
                 self.metrics.hand_backs.inc()
             case Dropped():
                 self.metrics.leases_lost.inc()
-            case Retrying():
+            case Retrying() | Parked():
                 pass
             case other:
                 assert_never(other)

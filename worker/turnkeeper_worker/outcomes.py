@@ -29,6 +29,19 @@ class Retrying:
 
 
 @dataclass(frozen=True, slots=True)
+class Parked:
+    """The provider must rest before it is called; the turn is due again after the delay."""
+
+    delay: timedelta
+    attempt: int
+    """The last that was made; 0 where none was."""
+    line: str
+    """What it waits for, and until when."""
+    label: str
+    """The same, with the chat."""
+
+
+@dataclass(frozen=True, slots=True)
 class GaveUp:
     """The turn failed for good."""
 
@@ -61,4 +74,4 @@ class Dropped:
     """It had been cancelled before we came to it."""
 
 
-Outcome: TypeAlias = Completed | Retrying | GaveUp | Cancelled | HandedBack | Dropped
+Outcome: TypeAlias = Completed | Retrying | Parked | GaveUp | Cancelled | HandedBack | Dropped

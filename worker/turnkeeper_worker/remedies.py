@@ -59,6 +59,7 @@ class Remedies:
         """
         speaker = speaker or Speaker(self.live, turn)
         classified = classify(failed.failure, now=datetime.now(UTC))
+        speaker.permit.failed(classified)
         decision = self._decide(turn, classified, elapsed)
         ended = _ended(classified, failed, speaker)
         _log_failure(turn, classified, decision)

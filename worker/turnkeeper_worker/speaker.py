@@ -1,7 +1,7 @@
 """What a running turn says to its followers, each time stamped with the try it speaks for."""
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from turnkeeper.events import (
 )
 from turnkeeper.messages import Message, Text
 from turnkeeper_worker.checkpoint import Piece, joined
+from turnkeeper_worker.cooldown import Permit
 from turnkeeper_worker.live import Live
 from turnkeeper_worker.observer import Watch
 from turnkeeper_worker.providers import Call, Running
@@ -41,8 +42,14 @@ class Speaker:
     """Times the stream."""
     first_event_at: datetime | None = None
     usage: dict[str, int] | None = None
+    permit: Permit = field(default_factory=Permit)
+    """Keeps count of the call for its key."""
     _pieces: list[Piece] = field(default_factory=list)
     _kept_at: float | None = None
+
+    def answered(self, status: int, headers: Mapping[str, str]) -> None:
+        """Hear that the head of the response has come."""
+        self.permit.answered(status, headers)
 
     def started(self, response_id: str) -> None:
         """Hear that the provider has begun the response."""
@@ -101,7 +108,7 @@ class Speaker:
 
     def say_retry(
         self,
-        reason: Literal["retry", "heal", "fall_back", "handed_back"],
+        reason: Literal["retry", "heal", "fall_back", "handed_back", "cooldown"],
         *,
         error: ChatError | None = None,
         retrying_at: datetime | None = None,

@@ -20,6 +20,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
+    delete,
     exists,
     func,
     literal_column,
@@ -503,6 +504,38 @@ def retry(
     _end_attempt(connection, turn, ended)
     retrying_at: datetime = connection.execute(select(due)).scalar_one()
     return retrying_at
+
+
+def park(connection: Connection, turn: Claimed, wait: timedelta, *, is_rung: bool) -> datetime:
+    """Running → queued, due when its provider has rested; the attempt was none.  Returns when.  Raises LeaseLost.
+
+    Args:
+        connection: An open transaction.
+        turn: The turn under our lease, of which nothing was sent.
+        wait: How long it waits.
+        is_rung: Whether the caller gives the broker the countdown; if not, the rescue loop rings in time.
+    """
+    due = func.now() + wait
+    was_asked = turns.c.cancel_requested_at.is_not(None)
+    _leave(
+        connection,
+        turn,
+        TurnState.QUEUED,
+        attempt=turn.attempt - 1,
+        available_at=case((was_asked, func.now()), else_=due),
+        rung_at=case((was_asked, None), else_=due) if is_rung else None,
+    )
+    connection.execute(_TAKE_BACK, {"turn": turn.id, "step": turn.step, "attempt": turn.attempt})
+    parked_until: datetime = connection.execute(select(due)).scalar_one()
+    return parked_until
+
+
+_TAKE_BACK = delete(attempts).where(
+    attempts.c.turn_id == bindparam("turn"),
+    attempts.c.step == bindparam("step"),
+    attempts.c.number == bindparam("attempt"),
+    attempts.c.outcome == AttemptOutcome.RUNNING,
+)
 
 
 def heal(connection: Connection, turn: Claimed, ended: Ended) -> Claimed:

@@ -20,7 +20,7 @@ from turnkeeper.exceptions import BrokerUnavailable, TurnkeeperError
 from turnkeeper.requests import TurnRequest
 from turnkeeper.tracing import TRACEPARENT, read_traceparent
 from turnkeeper_worker.app import app
-from turnkeeper_worker.outcomes import Cancelled, Completed, Dropped, GaveUp, HandedBack, Outcome, Retrying
+from turnkeeper_worker.outcomes import Cancelled, Completed, Dropped, GaveUp, HandedBack, Outcome, Parked, Retrying
 from turnkeeper_worker.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -58,7 +58,7 @@ def run_turn(self: Task, turn_id: str) -> str:
         case Completed(line=line, woken=woken):
             _ring_woken(woken)
             return line
-        case Retrying() | HandedBack():
+        case Retrying() | Parked() | HandedBack():
             raise _ring_again(UUID(turn_id), outcome)
         case GaveUp(error=error, woken=woken):
             _ring_woken(woken)
@@ -128,12 +128,14 @@ def _ring_woken(turn_id: UUID | None) -> None:
         _ring(turn_id)
 
 
-def _ring_again(turn_id: UUID, outcome: Retrying | HandedBack) -> TurnWaits:
+def _ring_again(turn_id: UUID, outcome: Retrying | Parked | HandedBack) -> TurnWaits:
     """Give the broker the countdown, where it is short enough; return what makes Flower show a retry."""
     match outcome:
         case HandedBack(attempt=attempt, delay=delay):
             why, label = "handed back at shutdown", ""
         case Retrying(delay=delay, attempt=attempt, line=why, label=label):
+            pass
+        case Parked(delay=delay, attempt=attempt, line=why, label=label):
             pass
         case other:
             assert_never(other)

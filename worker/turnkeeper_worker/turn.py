@@ -26,6 +26,7 @@ from sqlalchemy.exc import IntegrityError
 from turnkeeper.states import TurnState
 from turnkeeper_worker import store, tool_step
 from turnkeeper_worker.config import ProviderConfig, Settings
+from turnkeeper_worker.cooldown import Cooldowns
 from turnkeeper_worker.database import Database
 from turnkeeper_worker.leases import Lease, Stop
 from turnkeeper_worker.live import Live
@@ -73,6 +74,7 @@ class TurnRunner:
         keys: Mapping[str, str],
         toolbox: Toolbox,
         switchboard: Switchboard,
+        cooldowns: Cooldowns,
         settings: Settings,
         call_up: Callable[[], None],
         show: Show,
@@ -91,6 +93,9 @@ class TurnRunner:
                 providers=providers,
                 planner=planner,
                 toolbox=toolbox,
+                cooldowns=cooldowns,
+                policy_for=settings.retry_policy,
+                broker_horizon=timedelta(seconds=settings.broker_horizon_seconds),
                 checkpoint_every=timedelta(seconds=settings.checkpoint_seconds),
                 max_steps=settings.max_steps,
                 show=show,
@@ -189,7 +194,7 @@ class TurnRunner:
     async def _do(self, work: Work, lease: Lease, began: float) -> Work | Outcome:
         match work:
             case Attempt():
-                ended = await self.model.run(work, lease)
+                ended = await self.model.run(work, lease, _elapsed(work.turn, began))
                 if not isinstance(ended, Broken):
                     return ended
                 elapsed = _elapsed(work.turn, began)

@@ -196,6 +196,13 @@ def _orphan(connection: Connection, row: Row[Any]) -> Orphan:
     )
 
 
+def unpark(connection: Connection, provider: str | None) -> int:
+    """Make parked turns due, of a provider or of all; the rescue loop rings for them.  Returns how many."""
+    is_parked = and_(turns.c.state == TurnState.QUEUED, turns.c.available_at > func.now())
+    is_meant = is_parked if provider is None else and_(is_parked, turns.c.provider == provider)
+    return connection.execute(update(turns).where(is_meant).values(available_at=func.now(), rung_at=None)).rowcount
+
+
 @dataclass(frozen=True, slots=True)
 class Due:
     """A turn that the broker should be told about."""

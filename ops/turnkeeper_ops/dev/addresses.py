@@ -61,6 +61,7 @@ def _provider(name: str, api: str, url: str, api_key_env: str = "TURNKEEPER_SIMU
         f"{prefix}BASE_URL": f"{url}/v1",
         f"{prefix}API_KEY_ENV": api_key_env,
         f"{prefix}MODEL": SIMULATOR_MODEL,
-        # Chains break here whenever somebody wants to see it.
+        # Chains break here whenever somebody wants to see it, and a 429 is meant for one turn.
         f"{prefix}MAX_CHAIN_BREAKS": "1000000",
+        f"{prefix}COOLDOWN": "false",
     }

@@ -30,6 +30,8 @@ Ask = Callable[..., Classified]
         (Signal.HTTP2_GOAWAY, ErrorKind.TIMEOUT, True),
         (Signal.SSE_ERROR_EVENT, ErrorKind.GENERIC, True),
         (Signal.RESPONSE_GONE, ErrorKind.TIMEOUT, True),
+        (Signal.KEY_RESTS, ErrorKind.RATE_LIMIT, True),
+        (Signal.MODEL_RESTS, ErrorKind.OVERLOADED, True),
     ],
 )
 @pytest.mark.parametrize("text", ["", "context canceled"])

@@ -15,7 +15,7 @@ import typer
 
 from turnkeeper.exceptions import TurnkeeperError
 from turnkeeper.settings import ENV_PREFIX
-from turnkeeper_worker.cli import limiting, operate, switching, turns
+from turnkeeper_worker.cli import cooldowns, limiting, operate, switching, turns
 
 #: Typer brings a click of its own, and exports only the leaves of its tree of exceptions.
 UsageError = cast("type[Exception]", typer.BadParameter.__base__)
@@ -64,6 +64,7 @@ def _app() -> typer.Typer:
         app.command()(command)
     app.add_typer(switching.commands(), name="providers")
     app.add_typer(limiting.commands(), name="limits")
+    app.add_typer(cooldowns.commands, name="cooldowns")
     return app
 
 

@@ -243,6 +243,10 @@ def _exit_code(final: Event | None) -> int:
 def _print_view(console: Console, view: TurnView) -> None:
     console.print(f"turn {view.id}  [bold]{view.state}[/]  {_who(view)}")
     console.print(f"chat {view.chat_id}, turn {view.seq}", style="dim")
+    if (back_at := view.parked_until) is not None:
+        console.print(
+            f"waits for its provider, which must rest or is asked too often; back at {back_at:%H:%M:%S %Z}"
+        )
     if view.superseded_by:
         console.print(f"superseded by turn {view.superseded_by}")
     if view.attempts:

@@ -13,13 +13,14 @@ from turnkeeper_worker.failures.classified import Classified, Hint
 from turnkeeper_worker.failures.detail import clean, detail_of, shorten
 from turnkeeper_worker.failures.evidence import Evidence
 from turnkeeper_worker.failures.facts import ExceptionFact, Failure, Http2Reset, Phase, Signal
-from turnkeeper_worker.failures.hints import find_hint
+from turnkeeper_worker.failures.hints import BUCKETS, find_hint, moment_of, reset_after
 from turnkeeper_worker.failures.rules import judge
 from turnkeeper_worker.failures.unwrap import describe, unwrap
 from turnkeeper_worker.failures.verdict import Verdict
 from turnkeeper_worker.masking import mask
 
 __all__ = [
+    "BUCKETS",
     "Classified",
     "ExceptionFact",
     "Failure",
@@ -30,6 +31,8 @@ __all__ = [
     "classify",
     "describe",
     "mask",
+    "moment_of",
+    "reset_after",
 ]
 
 _MOVABLE = frozenset({ErrorKind.GENERIC, ErrorKind.TIMEOUT, ErrorKind.OVERLOADED, ErrorKind.RATE_LIMIT})

@@ -44,6 +44,10 @@ class Signal(StrEnum):
     PROVIDER_DISABLED = "provider_disabled"
     OWN_LIMIT = "own_limit"
     """Our own limit of usage is reached; no provider has to do with it."""
+    KEY_RESTS = "key_rests"
+    """We did not call: the key must rest, and longer than the turn can wait."""
+    MODEL_RESTS = "model_rests"
+    """We did not call: the model must rest, whoever calls it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

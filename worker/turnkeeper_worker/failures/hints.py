@@ -88,7 +88,7 @@ def find_hint(evidence: Evidence, verdict: Verdict, *, now: datetime) -> Hint | 
 
     Moments are measured from the response's own Date, and from *now* where it has none: clocks differ.
     """
-    now = _http_date(evidence.headers.get("date", "")) or now
+    now = moment_of(evidence.headers.get("date", "")) or now
     for source, wait in _candidates(evidence, verdict, now):
         if wait is not None and timedelta(0) < wait <= LONGEST:
             return Hint(wait=wait, source=source)
@@ -114,7 +114,7 @@ def _asked_for(headers: Mapping[str, str], now: datetime) -> Iterator[tuple[str,
     for name in ("retry-after-ms", "x-ms-retry-after-ms"):
         yield name, seconds(headers.get(name, ""), scale=0.001)
     retry_after = headers.get("retry-after", "")
-    yield "retry-after", duration(retry_after) or _until(_http_date(retry_after), now)
+    yield "retry-after", duration(retry_after) or _until(moment_of(retry_after), now)
 
 
 def _resets(headers: Mapping[str, str], now: datetime) -> Iterator[tuple[str, timedelta | None]]:
@@ -195,7 +195,7 @@ def reset_after(text: str, now: datetime) -> timedelta | None:
     """Read when a bucket is full again: a wait, an epoch in seconds or milliseconds, or an RFC 3339 moment."""
     value = number(text)
     if value is None:
-        return duration(text) or _until(_iso_date(text) or _http_date(text), now)
+        return duration(text) or _until(_iso_date(text) or moment_of(text), now)
     if value < _EPOCH_SECONDS:
         return timedelta(seconds=value)
     moment = value / 1000 if value >= _EPOCH_MILLISECONDS else value
@@ -214,7 +214,8 @@ def _text(value: object) -> str:
     return str(value) if abs(value) < _LARGEST else ""
 
 
-def _http_date(text: str) -> datetime | None:
+def moment_of(text: str) -> datetime | None:
+    """Read the date of a header; None where it is none."""
     if not text:
         return None
     # A 20-digit year overflows, and a date that is no date fails in three more ways.

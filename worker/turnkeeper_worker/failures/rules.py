@@ -35,6 +35,8 @@ OWN_SIGNALS: Final = {
     Signal.PROVIDER_DISABLED: (ErrorKind.PROVIDER_DISABLED, False, None),
     Signal.OWN_LIMIT: (ErrorKind.USAGE_LIMIT, False, Situation.OWN_LIMIT),
     Signal.UNKNOWN_PROVIDER: (ErrorKind.CONFIG, False, Situation.UNKNOWN_PROVIDER),
+    Signal.KEY_RESTS: (ErrorKind.RATE_LIMIT, True, None),
+    Signal.MODEL_RESTS: (ErrorKind.OVERLOADED, True, None),
     Signal.STARTUP_TIMEOUT: (ErrorKind.STARTUP_TIMEOUT, True, None),
     Signal.STREAM_SILENCE_TIMEOUT: (ErrorKind.STREAM_SILENCE_TIMEOUT, True, None),
     Signal.DEADLINE: (ErrorKind.TIMEOUT, False, Situation.DEADLINE),

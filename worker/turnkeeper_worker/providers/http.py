@@ -162,6 +162,7 @@ async def converse(
         # Armed before the connection is opened: a provider that does not even accept is silent too.
         async with asyncio.timeout(startup) as watchdog:
             response = await client.send(request, stream=True)
+            _tell_head(response, stream)
             try:
                 return await _refusal(response, stream) or await listen(response, watchdog)
             finally:
@@ -171,6 +172,20 @@ async def converse(
     except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
         phase = Phase.MID_STREAM if stream.has_begun else Phase.BEFORE_RESPONSE
         return stream.lost(None, None, phase=phase, exceptions=describe(error))
+
+
+def _tell_head(response: httpx.Response, stream: EventStream) -> None:
+    """Tell of the head as soon as it is there; the stream may go on for minutes."""
+    if response.request.method != "POST":
+        # To come back to a response is no new call.
+        return
+    told = [(name.lower(), value) for name, value in response.headers.raw if _tells_of_limits(name.lower())]
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in told}
+    stream.listener.answered(response.status_code, headers)
+
+
+def _tells_of_limits(name: bytes) -> bool:
+    return b"ratelimit" in name or name == b"date"
 
 
 async def _listen(

@@ -104,6 +104,14 @@ class CalledOff:
 class Listener(Protocol):
     """Hears a call while it goes on; its methods return at once."""
 
+    def answered(self, status: int, headers: Mapping[str, str]) -> None:
+        """Hear that the head of the response has come.
+
+        Args:
+            status: Its status, of a refusal as well.
+            headers: Those that tell of limits, by their names in lower case, and its date.
+        """
+
     def started(self, response_id: str) -> None:
         """Hear that the provider has begun the response."""
 
