@@ -28,7 +28,7 @@ RATE = 10.0
 BURST = 10
 WORKERS = 2
 CONCURRENCY = 500
-TURNS = 500
+TURNS = 450
 SETTLES_SECONDS = 3.0
 """Left out when the last turn is stored: the bucket was full, nobody knew the pace, and storing took its CPU."""
 MEASURED_SECONDS = 30.0

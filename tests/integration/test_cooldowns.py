@@ -118,6 +118,14 @@ async def test_a_provider_whose_cooldown_is_off_is_never_waited_for(worker: Work
         (await go(cooldowns, key)).failed(THROTTLED)
 
 
+async def test_a_provider_that_cannot_be_reached_is_not_waited_for(worker: Worker) -> None:
+    cooldowns, key = worker(), new_key()
+    error = ChatError(kind=ErrorKind.TIMEOUT, message="No.", retryable=True)
+    for _ in range(30):
+        (await go(cooldowns, key)).failed(Classified(error=error))
+        await cooldowns.close()
+
+
 async def test_without_redis_calls_are_made_all_the_same_and_what_is_known_is_heeded(worker: Worker) -> None:
     cooldowns, key = worker("redis://127.0.0.1:1/0"), new_key()
     for _ in range(20):

@@ -44,6 +44,7 @@ class Heard:
     heads: list[tuple[int, dict[str, str]]] = field(default_factory=list)
 
     def answered(self, status: int, headers: Mapping[str, str]) -> None:
+        assert not self.begun, "the head is told before anything of the body"
         self.heads.append((status, dict(headers)))
 
     def started(self, response_id: str) -> None:
@@ -130,6 +131,21 @@ class TestAnswers:
         assert answer.usage is not None
         assert answer.usage["total_tokens"] == answer.usage["input_tokens"] + answer.usage["output_tokens"]
         assert heard.usage == answer.usage
+
+    async def test_the_head_of_an_answer_and_of_a_refusal_tells_of_limits(
+        self, provider: Open, control: httpx.AsyncClient
+    ) -> None:
+        heard, opened = Heard(), provider()
+        (await control.put("/limit", json={"requests_per_second": 0.01, "burst": 1})).raise_for_status()
+        try:
+            await opened.call(asking("Hello"), heard)
+            heard.begun.clear()
+            await opened.call(asking("Hello"), heard)
+        finally:
+            await control.delete("/limit")
+
+        assert [status for status, _ in heard.heads] == [200, 429]
+        assert {headers["x-ratelimit-remaining-requests"] for _, headers in heard.heads} == {"0"}
 
     async def test_characters_that_the_network_tears_are_mended(self, provider: Open) -> None:
         answer = await provider().call(asking("Zürich, 東京 sim:drip"), Heard())

@@ -91,7 +91,8 @@ async def run_once(
         keys={},
         toolbox=Toolbox(),
         switchboard=Switchboard(),
-        cooldowns=Cooldowns(redis=redis),
+        # Its provider has no network, so nobody hears the head of a response.
+        cooldowns=Cooldowns(redis=redis, off={"openai"}),
         settings=Settings(),
         call_up=lambda: None,
         show=lambda _turn_id, _label: None,

@@ -167,6 +167,7 @@ class Permit:
     """None: nobody keeps count."""
     credential: Credential | None = None
     sent_at: float = 0
+    is_answered: bool = False
     bucket: Bucket | None = None
     """What the head of the response told."""
 
@@ -260,7 +261,7 @@ class Cooldowns:
         assert credential is not None  # noqa: S101 - for the type checker; who counts knows the credential
         memory = self._memory(credential)
         limits = read_limits(headers, now=datetime.now(UTC))
-        permit.bucket = limits.bucket
+        permit.bucket, permit.is_answered = limits.bucket, True
         is_throttled = status in _THROTTLED
         memory.answers += not is_throttled
         if limits.empty_for is not None:
@@ -272,6 +273,9 @@ class Cooldowns:
     def hear_failure(self, permit: Permit, classified: Classified) -> None:
         """Hear what a call failed of; returns at once."""
         if (whose := _what_rests(classified)) is None:
+            if not permit.is_answered:
+                # A provider that cannot be reached is no reason to wait for its answer; retries have their own.
+                self.hear_head(permit, 0, {})
             return
         hint = classified.hint
         wait = hint.wait if hint is not None else timedelta(0)
