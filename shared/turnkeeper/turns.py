@@ -265,18 +265,18 @@ def _has_open_turn(connection: Connection, chat_id: UUID) -> bool:
     return bool(connection.scalar(select(exists().where(is_open))))
 
 
-_at_broker = (
+_waiting = (
     select(turns.c.id)
-    .where(turns.c.owner == bindparam("owner"), turns.c.available_at <= func.now(), turns.c.rung_at.is_not(None))
+    .where(turns.c.owner == bindparam("owner"), turns.c.available_at <= func.now())
     .limit(AT_BROKER)
     .subquery()
 )
-_COUNT_AT_BROKER = select(func.count()).select_from(_at_broker)
+_COUNT_WAITING = select(func.count()).select_from(_waiting)
 
 
 def _has_room(connection: Connection, owner: str) -> bool:
-    """Tell whether the broker may be told of another turn of *owner*."""
-    return connection.execute(_COUNT_AT_BROKER, {"owner": owner}).scalar_one() < AT_BROKER
+    """Tell whether the broker may be told of another turn of *owner*; not before those that stand back already."""
+    return connection.execute(_COUNT_WAITING, {"owner": owner}).scalar_one() < AT_BROKER
 
 
 def _insert_turn(

@@ -53,6 +53,12 @@ class TestEnqueue:
 
         assert [one.is_rung for one in enqueue(stage, "many", 3)] == [True, True, False]
 
+    def test_a_new_turn_does_not_pass_those_that_stand_back(self, stage: "Stage") -> None:
+        for one in enqueue(stage, "many", AT_BROKER + 5)[:3]:
+            stage.claim(one.id)
+
+        assert [one.is_held for one in enqueue(stage, "many")] == [True]
+
     def test_a_turn_behind_another_of_its_chat_is_not_held_for_its_owner(self, stage: "Stage") -> None:
         first, *_ = enqueue(stage, "many", AT_BROKER)
 

@@ -408,7 +408,7 @@ class TestUnusable:
         assert words in (classified.error.detail or "")
 
     async def test_what_is_not_configured_is_a_matter_of_configuration(self) -> None:
-        _, classified = await fails(unusable("mine", "Add [providers.mine]."), "Hello")
+        _, classified = await fails(unusable("mine", Signal.UNKNOWN_PROVIDER, "Add [providers.mine]."), "Hello")
 
         assert (classified.error.kind, classified.error.detail) == (ErrorKind.CONFIG, "Add [providers.mine].")
 
