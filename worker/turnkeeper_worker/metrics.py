@@ -110,6 +110,11 @@ class Metrics:
         )
 
         # What goes wrong with workers, and what is done about it.
+        self.cooldown_waits = self._counter(
+            "cooldown_waits",
+            called,
+            "Turns that were parked: their provider must rest, or be called more slowly.",
+        )
         self.leases_lost = self._counter(
             "leases_lost", (), "Turns that were taken from this worker while it ran them."
         )

@@ -192,7 +192,9 @@ class Observer:
                 self.metrics.hand_backs.inc()
             case Dropped():
                 self.metrics.leases_lost.inc()
-            case Retrying() | Parked():
+            case Parked():
+                self.metrics.count(self.metrics.cooldown_waits, self._labels(turn))
+            case Retrying():
                 pass
             case other:
                 assert_never(other)

@@ -64,7 +64,7 @@ def _app() -> typer.Typer:
         app.command()(command)
     app.add_typer(switching.commands(), name="providers")
     app.add_typer(limiting.commands(), name="limits")
-    app.add_typer(cooldowns.commands, name="cooldowns")
+    app.add_typer(cooldowns.commands(), name="cooldowns")
     return app
 
 

@@ -17,11 +17,11 @@ from turnkeeper.database import explaining_database_errors
 from turnkeeper.exceptions import TurnkeeperError
 from turnkeeper.keys import COOLDOWNS
 from turnkeeper.settings import address_of
+from turnkeeper_worker import upkeep
+from turnkeeper_worker.cli.turns import AsJson
 from turnkeeper_worker.config import Settings
 
 TIMEOUT_SECONDS = 5
-
-commands = typer.Typer(help="List what must rest now, and until when.", invoke_without_command=True)
 
 
 class RedisUnavailable(TurnkeeperError):
@@ -36,15 +36,10 @@ class RedisUnavailable(TurnkeeperError):
         return f"Redis at {self.address} does not answer: {self.why}; without it each worker rests by itself"
 
 
-@commands.callback()
-def cooldowns(
-    context: typer.Context,
-    *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
-) -> None:
+def cooldowns(context: typer.Context, *, as_json: AsJson = False) -> int:
     """List the keys and models that rest or are called at a pace, and until when."""
     if context.invoked_subcommand is not None:
-        return
+        return 0
     rows = list(_ask(Settings.load(), _rows))
     if as_json:
         typer.echo(json.dumps(rows))
@@ -52,21 +47,25 @@ def cooldowns(
         typer.echo("nothing rests")
     else:
         Console(highlight=False).print(_table(rows))
+    return 0
 
 
-@commands.command()
-def clear(
-    provider: Annotated[str | None, typer.Argument(help="Only what rests of this provider.")] = None,
-) -> None:
+def clear(provider: Annotated[str | None, typer.Argument(help="Only what rests of this provider.")] = None) -> int:
     """Forget what rests, so that it is called again at once; turns that wait for it come back."""
-    from turnkeeper_worker import upkeep
-
     settings = Settings.load()
     forgotten = _ask(settings, lambda redis: _forget(redis, provider))
     engine = create_engine(settings.database, poolclass=NullPool)
     with explaining_database_errors(settings.database), engine.begin() as connection:
         woken = upkeep.unpark(connection, provider)
     typer.echo(f"forgot {forgotten}; {woken} turns come back")
+    return 0
+
+
+def commands() -> typer.Typer:
+    """Return the command and what stands below it."""
+    group = typer.Typer(callback=cooldowns, invoke_without_command=True)
+    group.command()(clear)
+    return group
 
 
 def _ask(settings: Settings, question: Any) -> Any:
