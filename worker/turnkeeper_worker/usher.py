@@ -7,10 +7,16 @@ at a time, and the next ones as those are begun. Where this goes wrong, the resc
 import asyncio
 from dataclasses import dataclass, field
 
+from sqlalchemy.exc import DBAPIError
+
+from turnkeeper.exceptions import BrokerUnavailable
 from turnkeeper.turns import AT_BROKER
 from turnkeeper_worker import upkeep
 from turnkeeper_worker.database import Database
+from turnkeeper_worker.telemetry import get_logger
 from turnkeeper_worker.upkeep import Ring
+
+log = get_logger(__name__)
 
 REST_SECONDS = 0.05
 ENOUGH_FOR_NOW = AT_BROKER // 2
@@ -34,7 +40,14 @@ class Usher:
         while True:
             await self._is_asked.wait()
             self._is_asked.clear()
+            if await self._call_up() < ENOUGH_FOR_NOW:
+                await asyncio.sleep(REST_SECONDS)
+
+    async def _call_up(self) -> int:
+        try:
             if called := await self.database.once(upkeep.call_up):
                 await self.ring(called)
-            if len(called) < ENOUGH_FOR_NOW:
-                await asyncio.sleep(REST_SECONDS)
+        except (BrokerUnavailable, DBAPIError) as error:
+            log.debug("usher.failed", error=type(error).__name__)
+            return 0
+        return len(called)
