@@ -164,6 +164,21 @@ def test_the_pages_offer_no_commands(watched: Site, turns: dict[str, Enqueued], 
     ]
 
 
+def test_turns_are_shown_again_after_the_broker_was_away(watched: Site, turns: dict[str, Enqueued]) -> None:
+    assert turns
+    watched.running.redis.kill()
+    watched.running.redis.start()
+
+    def shows_a_new_turn() -> bool:
+        turn = watched.enqueue("Hello again")
+        watched.finish(turn)
+        return bool(poll(lambda: shown(watched, turn).get("state") == "SUCCESS", within=timedelta(seconds=5)))
+
+    assert poll(shows_a_new_turn, within=2 * WITHIN)
+    # Not only when enough has come together to be sent.
+    assert shows_a_new_turn()
+
+
 def draw(site: Site, path: str, folder: Path, picture: str | None = None) -> str:
     """Open a page in the browser; return what it shows, and keep a picture of it where one is asked for."""
     assert BROWSER is not None

@@ -120,7 +120,7 @@ class TurnConsumer(Consumer):  # type: ignore[misc]  # Celery is untyped
             # message when it has begun with the last one, and holds one at most that idle workers could do.
             self.initial_prefetch_count = 1
 
-        self._will_flush = False
+        self._flushes_at = 0.0
 
     def show(self, turn_id: UUID, label: str) -> None:
         """Let Flower show *label* in place of a turn's arguments; returns at once, from any thread."""
@@ -134,13 +134,11 @@ class TurnConsumer(Consumer):  # type: ignore[misc]  # Celery is untyped
 
     def _flush_events(self) -> None:
         """Collect events for Flower for a moment; to publish each by itself costs a tenth of a turn."""
-        if not self._will_flush:
-            self._will_flush = True
-            self.hub.call_later(FLUSH_EVERY_SECONDS, self._flush)
-
-    def _flush(self) -> None:
-        self._will_flush = False
-        super()._flush_events()
+        now = time.monotonic()
+        # By the clock: a timer that a lost connection took along must not be waited for.
+        if now >= self._flushes_at:
+            self._flushes_at = now + FLUSH_EVERY_SECONDS
+            self.hub.call_later(FLUSH_EVERY_SECONDS, super()._flush_events)
 
     def ensure_connected(self, conn: Connection) -> Connection:
         """Connect, and soon when the broker is back: Celery's own pauses grow to half a minute."""
