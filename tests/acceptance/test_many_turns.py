@@ -12,7 +12,7 @@ TURNS = 200
 
 
 def test_two_hundred_turns_at_once_complete_on_one_worker_and_flower_lists_them(site: Site) -> None:
-    word = site.script({"type": "answer", "chunk_delay_ms": 100, "text": "word " * 20, "chunk_chars": 10})
+    word = site.script({"type": "answer", "chunk_delay_ms": 300, "text": "word " * 20, "chunk_chars": 10})
 
     with ThreadPoolExecutor(16) as producers:
         turns = list(producers.map(lambda number: site.enqueue(f"Turn {number} {word}"), range(TURNS)))

@@ -10,8 +10,14 @@ import structlog
 
 from turnkeeper_worker.masking import mask
 
-#: Libraries whose chatter at `info` tells an operator nothing.
-QUIET_LOGGERS = ("httpx", "httpcore", "aiohttp", "celery.worker.strategy", "celery.app.trace", "alembic")
+#: Libraries whose chatter tells an operator nothing, and from which level on they are heard.
+QUIET_LOGGERS = {
+    **dict.fromkeys(
+        ("httpx", "httpcore", "aiohttp", "celery.worker.strategy", "celery.app.trace", "alembic"), logging.WARNING
+    ),
+    # A stack trace for each time that a Redis without memory refuses something; `broker.lost` says so as well.
+    "kombu.transport.redis": logging.ERROR,
+}
 
 COMPLAINS_EVERY_SECONDS = 5.0
 """What fails dozens of times a second need not be said each time."""
@@ -35,8 +41,8 @@ def configure_logging(level: str, *, as_json: bool) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    for name in QUIET_LOGGERS:
-        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+    for name, quiet in QUIET_LOGGERS.items():
+        logging.getLogger(name).setLevel(max(quiet, root.level))
 
 
 def _formatter(shared: list[structlog.typing.Processor], *, as_json: bool) -> structlog.stdlib.ProcessorFormatter:
