@@ -6,6 +6,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from datetime import timedelta
+from itertools import pairwise
 from time import monotonic
 from uuid import uuid4
 
@@ -80,9 +81,10 @@ async def test_a_head_is_heard_long_before_its_stream_has_ended(worker: Worker) 
 
     answers = await asyncio.gather(*(other.ask(key, uuid4(), PATIENCE) for _ in range(12)))
 
-    waits = [answer.wait for answer in answers if isinstance(answer, Rest)]
+    # In which order they come to the gate, their connections decide.
+    waits = sorted(answer.wait for answer in answers if isinstance(answer, Rest))
     assert len(waits) >= 5
-    assert waits == sorted(waits)
+    assert all(later - earlier > 0.09 * SECOND for earlier, later in pairwise(waits))
 
 
 async def test_a_rest_that_no_turn_can_wait_for_is_told_as_such(worker: Worker) -> None:
