@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from uuid import UUID
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     DateTime,
     Row,
@@ -489,15 +490,12 @@ def retry(
         goes_on: Whether the next attempt comes back to the same background response.
     """
     due = func.now() + (ended.delay or timedelta(0))
-    # Whoever cancelled it in this moment should not wait for the countdown: the next claim ends it.
-    was_asked = turns.c.cancel_requested_at.is_not(None)
     _leave(
         connection,
         turn,
         TurnState.RETRYING,
         spent=turn.spent + 1,
-        available_at=case((was_asked, func.now()), else_=due),
-        rung_at=case((was_asked, None), else_=due) if is_rung else None,
+        **_countdown(due, is_rung=is_rung),
         **_cost(turn, ended),
         **_checkpoint(goes_on=goes_on),
     )
@@ -516,15 +514,7 @@ def park(connection: Connection, turn: Claimed, wait: timedelta, *, is_rung: boo
         is_rung: Whether the caller gives the broker the countdown; if not, the rescue loop rings in time.
     """
     due = func.now() + wait
-    was_asked = turns.c.cancel_requested_at.is_not(None)
-    _leave(
-        connection,
-        turn,
-        TurnState.QUEUED,
-        attempt=turn.attempt - 1,
-        available_at=case((was_asked, func.now()), else_=due),
-        rung_at=case((was_asked, None), else_=due) if is_rung else None,
-    )
+    _leave(connection, turn, TurnState.QUEUED, attempt=turn.attempt - 1, **_countdown(due, is_rung=is_rung))
     connection.execute(_TAKE_BACK, {"turn": turn.id, "step": turn.step, "attempt": turn.attempt})
     parked_until: datetime = connection.execute(select(due)).scalar_one()
     return parked_until
@@ -642,6 +632,15 @@ def _write(connection: Connection, turn: Claimed, change: Update) -> None:
     )
     if connection.execute(change.where(is_ours)).rowcount == 0:
         raise LeaseLost(turn.id, turn.epoch)
+
+
+def _countdown(due: ColumnElement[Any], *, is_rung: bool) -> dict[str, Any]:
+    # Whoever cancelled it in this moment should not wait for the countdown: the next claim ends it.
+    was_asked = turns.c.cancel_requested_at.is_not(None)
+    return {
+        "available_at": case((was_asked, func.now()), else_=due),
+        "rung_at": case((was_asked, None), else_=due) if is_rung else None,
+    }
 
 
 def _cost(turn: Claimed, ended: Ended) -> dict[str, Any]:
