@@ -220,9 +220,10 @@ attempts = Table(
     Column("worker_id", Uuid, nullable=False),
     Column("provider", Text, nullable=False),
     Column("model", Text),
-    Column("chained", Boolean, nullable=False),
-    # It came back to a background response that an earlier attempt had asked for.
-    Column("resumed", Boolean, nullable=False, server_default=text("false")),
+    # How it was asked, as its end tells; NULL while it runs, and where it was lost before that.
+    Column("chained", Boolean),
+    # It came back to a background response that an earlier attempt had asked for; NULL likewise.
+    Column("resumed", Boolean),
     Column("outcome", Text, nullable=False, server_default=text("'running'")),
     Column("error", JSONB(none_as_null=True)),
     # What decided: status, machine code, request id, rule, evidence, hint. Never a body or a prompt.

@@ -26,8 +26,10 @@ class AttemptView(BaseModel):
     kind: str | None
     status_code: int | None
     delay_ms: int | None
-    chained: bool
-    resumed: bool
+    chained: bool | None
+    """Whether the request continued from an anchor; None while it runs, and where it never came to an end."""
+    resumed: bool | None
+    """Whether it came back to a background response that an earlier attempt had asked for; None likewise."""
     provider: str
     model: str | None
     error: ChatError | None

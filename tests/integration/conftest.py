@@ -38,7 +38,7 @@ from turnkeeper_worker.checkpoint import Checkpoint
 from turnkeeper_worker.history import START, Place
 from turnkeeper_worker.ledger import Run
 from turnkeeper_worker.replay import Said
-from turnkeeper_worker.store import Claimed, Ended, Origin
+from turnkeeper_worker.store import Claimed, Ended, Origin, Taken
 from turnkeeper_worker.upkeep import Held, Identity
 
 P = ParamSpec("P")
@@ -86,26 +86,30 @@ class Stage:
             Connection.execute, update(workers_table).values(heartbeat_at=beat).where(_is(workers_table, worker))
         )
 
-    def take(self, turn_id: UUID, worker: UUID | None = None) -> Claimed:
-        """Claim a turn, and begin nothing yet."""
-        claimed = self.do(store.claim, turn_id, worker or self.worker())
-        assert isinstance(claimed, Claimed), claimed
-        return claimed
+    def take(self, turn_id: UUID, worker: UUID | None = None, *, providers: str = "{}") -> Taken:
+        """Claim a turn, and hear what the claim read of its chat."""
+        taken = self.do(store.claim, turn_id, worker or self.worker(), providers)
+        assert isinstance(taken, Taken), taken
+        return taken
 
     def claim(self, turn_id: UUID, worker: UUID | None = None) -> Claimed:
-        """Claim a turn and begin its attempt, as a delivery does."""
-        claimed = self.take(turn_id, worker)
-        self.do(store.begin, claimed, model="m", chained=claimed.anchor is not None)
-        return claimed
+        """Claim a turn, as a delivery does."""
+        return self.take(turn_id, worker).turn
 
     def complete(
         self, turn: Claimed, words: str = "Hi", *more: Part, response_id: str | None = "resp_1"
     ) -> store.Settled:
         return self.do(store.complete, turn, *answered(words, *more, response_id=response_id))
 
+    def complete_first(self) -> UUID:
+        """Begin a chat with a turn that leaves an anchor."""
+        first = self.claim(self.enqueue().id)
+        self.complete(first)
+        return first.chat_id
+
     def history(self, turn: Claimed, *, after: Place = START) -> tuple[Said, ...]:
         """Read what the turn sees of its chat."""
-        return self.do(history.load, turn.chat_id, seen_by=turn.seq, after=after)
+        return self.do(history.hear, turn.chat_id, seen_by=turn.seq, after=after).said()
 
     def complete_step(
         self,

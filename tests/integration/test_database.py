@@ -79,7 +79,7 @@ async def test_a_broken_constraint_is_no_reason_to_wait(database: Database) -> N
 
 async def test_a_database_that_is_busy_is_waited_for(database_url: URL) -> None:
     engine = create_async_engine(database_url, pool_size=1, max_overflow=0, pool_timeout=0.05)
-    database = Database(engine)
+    database = Database(engine, engine)
     async with engine.connect():
         work = asyncio.create_task(database.surely(one))
         done, _ = await asyncio.wait([work], timeout=0.3)

@@ -25,7 +25,7 @@ from turnkeeper.states import TurnState
 from turnkeeper.turns import Enqueued
 from turnkeeper_ops.services.redis import Redis
 from turnkeeper_worker import store, upkeep
-from turnkeeper_worker.history import fingerprint
+from turnkeeper_worker.history import hear
 
 if TYPE_CHECKING:
     from tests.integration.conftest import OpenKeeper, Stage
@@ -48,7 +48,7 @@ def edit(stage: "Stage", turn_id: UUID, words: str = "Anew", **fields: Any) -> E
 
 
 def history(stage: "Stage", turn_id: UUID) -> list[str]:
-    return [said.message.text for said in stage.history(stage.take(turn_id))]
+    return [said.message.text for said in stage.history(stage.claim(turn_id))]
 
 
 class TestHistory:
@@ -115,7 +115,7 @@ class TestAnchor:
     def test_one_that_stands_for_what_was_replaced_does_not_fit(self, stage: "Stage") -> None:
         _, second = answered_chat(stage, "One", "Two")
 
-        claimed = stage.take(edit(stage, second).id)
+        claimed = stage.claim(edit(stage, second).id)
 
         assert claimed.anchor is not None
         assert self.present_digest(stage, claimed) != claimed.anchor.digest
@@ -125,7 +125,7 @@ class TestAnchor:
         failed = stage.enqueue("Two", chat_id=stage.row(first)["chat_id"]).id
         stage.fail(stage.claim(failed))
 
-        claimed = stage.take(edit(stage, failed).id)
+        claimed = stage.claim(edit(stage, failed).id)
 
         assert claimed.anchor is not None
         assert claimed.anchor.response_id == "resp_1"
@@ -138,7 +138,7 @@ class TestAnchor:
         # Its worker had the answer before it heard of the edit.
         stage.complete(running, "to Two", response_id="resp_2")
 
-        claimed = stage.take(edited.id)
+        claimed = stage.claim(edited.id)
 
         assert claimed.anchor is not None
         assert claimed.anchor.response_id == "resp_2"
@@ -149,7 +149,7 @@ class TestAnchor:
         edited = edit(stage, second)
         stage.complete(stage.claim(edited.id), "to Anew", response_id="resp_3")
 
-        claimed = stage.take(stage.enqueue("Next", chat_id=edited.chat_id).id)
+        claimed = stage.claim(stage.enqueue("Next", chat_id=edited.chat_id).id)
 
         assert claimed.anchor is not None
         assert claimed.anchor.response_id == "resp_3"
@@ -158,7 +158,7 @@ class TestAnchor:
     def present_digest(self, stage: "Stage", turn: store.Claimed) -> str:
         assert turn.anchor is not None
         through = (turn.anchor.seq, turn.anchor.position)
-        return stage.do(fingerprint, turn.chat_id, through=through, seen_by=turn.seq)
+        return stage.do(hear, turn.chat_id, after=through, seen_by=turn.seq).digest
 
 
 class TestWhatIsUnderWay:

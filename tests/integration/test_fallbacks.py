@@ -119,7 +119,7 @@ class TestTheTurn:
         stage.silence(instead.worker_id)
         stage.do(upkeep.rescue, timedelta(seconds=15))
 
-        successor = stage.take(turn.id)
+        successor = stage.claim(turn.id)
 
         assert (successor.provider, successor.model) == ("anthropic", "claude")
         assert PLANNER.fallbacks(successor) == (LOCAL,)
@@ -147,14 +147,14 @@ class TestWhoMayAnswer:
         first = stage.enqueue(fallbacks=of_chat)
         stage.complete(stage.claim(first.id))
 
-        turn = stage.take(stage.enqueue("And?", chat_id=first.chat_id, fallbacks=of_turn).id)
+        turn = stage.claim(stage.enqueue("And?", chat_id=first.chat_id, fallbacks=of_turn).id)
 
         assert PLANNER.fallbacks(turn) == expected
 
 
 class TestWhatIsAsked:
     def choice(self, stage: "Stage", to: Fallback, **fields: Any) -> Choice:
-        return PLANNER.choice(stage.take(stage.enqueue(**fields).id), to)
+        return PLANNER.choice(stage.claim(stage.enqueue(**fields).id), to)
 
     @pytest.mark.parametrize(
         ("to", "options"),

@@ -56,7 +56,7 @@ def lose(stage: "Stage", turn: Claimed) -> Claimed:
     stage.silence(turn.worker_id)
     (orphan,) = stage.do(upkeep.rescue, timedelta(seconds=15))
     assert orphan.id == turn.id
-    return stage.take(turn.id)
+    return stage.claim(turn.id)
 
 
 def states(stage: "Stage", turn_id: UUID) -> list[str]:
@@ -93,7 +93,7 @@ class TestOpening:
         turn = running(stage, REPEATABLE)
         stage.do(ledger.close_run, turn, result("a", "one"))
         following = stage.tell(turn, result("a", "one"))
-        stage.do(store.begin, following, model="m", chained=False)
+        stage.do(store.begin, following)
 
         second = stage.call_tools(following, call("a"))
         stage.do(ledger.close_run, second, result("a", "two"))
@@ -228,7 +228,7 @@ class TestTakingOver:
         stage.do(upkeep.rescue, timedelta(seconds=15))
         stage.do(ledger.close_run, lost, result("b", "paid"))
 
-        (run,) = stage.do(ledger.take_over, stage.take(lost.id))
+        (run,) = stage.do(ledger.take_over, stage.claim(lost.id))
 
         assert run.result == result("b", "paid")
 
@@ -250,7 +250,7 @@ class TestTakingOver:
         first = running(stage, OTHER)
         stage.do(ledger.close_run, first, result("b", "paid"))
         following = stage.tell(first, result("b", "paid"))
-        stage.do(store.begin, following, model="m", chained=False)
+        stage.do(store.begin, following)
         lost = stage.call_tools(following, call("b", "pay"), idempotent=False)
 
         (run,) = stage.do(ledger.take_over, lose(stage, lost))
@@ -280,7 +280,7 @@ class TestTakingOver:
     def test_the_calls_of_the_steps_before_are_none_of_this_ones(self, stage: "Stage") -> None:
         first = running(stage, OTHER)
         following = stage.tell(first, result("b"))
-        stage.do(store.begin, following, model="m", chained=False)
+        stage.do(store.begin, following)
         second = stage.call_tools(following, call("c"), call("d"))
 
         assert stage.do(ledger.calls_of_step, second) == ("c", "d")

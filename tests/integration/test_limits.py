@@ -270,7 +270,7 @@ class TestTokens:
         turn = stage.claim(enqueue(stage))
 
         turn = stage.do(store.next_step, stage.complete_step(turn))
-        stage.do(store.begin, turn, model="m", chained=False)
+        stage.do(store.begin, turn)
         stage.complete(turn)
 
         assert (used(stage).input_tokens, used(stage).output_tokens) == (6, 0)
@@ -394,10 +394,10 @@ class TestBetweenSteps:
 
     def test_a_turn_that_was_admitted_begins(self, stage: "Stage") -> None:
         limit(stage, max_tokens=42)
-        turn = stage.take(enqueue(stage))
+        turn = stage.claim(enqueue(stage))
         stage.do(limits.count_tokens, "ada", COST)
 
-        assert stage.do(PLANNER.begin, turn).obstacle is None
+        assert stage.do(PLANNER.plan_anew, turn).obstacle is None
 
 
 class TestClients:

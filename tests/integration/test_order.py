@@ -20,7 +20,7 @@ from turnkeeper.messages import ToolCall, ToolResult
 from turnkeeper.states import AttemptOutcome
 from turnkeeper.tables import turns as turns_table
 from turnkeeper_worker import store, upkeep
-from turnkeeper_worker.store import Claimed, Ended, LeaseLost
+from turnkeeper_worker.store import Claimed, Ended, LeaseLost, Taken
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Stage
@@ -76,10 +76,10 @@ class Chat:
                 self.expecting((LeaseLost, IntegrityError), self.take, row["id"], worker, rng.choice(ends))
 
     def take(self, turn_id: UUID, worker: UUID, end: Callable[[Claimed], Any]) -> None:
-        claimed = self.stage.do(store.claim, turn_id, worker)
-        if not isinstance(claimed, Claimed):
+        taken = self.stage.do(store.claim, turn_id, worker)
+        if not isinstance(taken, Taken):
             return
-        self.stage.do(store.begin, claimed, model="m", chained=False)
+        claimed = taken.turn
         if claimed.is_cancelled:
             self.stage.do(store.cancel, claimed, Ended(outcome=AttemptOutcome.CANCELLED), ())
         else:
@@ -103,7 +103,7 @@ class Chat:
             return
         turn = self.stage.call_tools(turn, CALL)
         turn = self.stage.tell(turn, ToolResult(call_id="c", output="seen"))
-        self.stage.do(store.begin, turn, model="m", chained=False)
+        self.stage.do(store.begin, turn)
         self.stage.complete(turn)
 
     def die(self, turn: Claimed) -> None:

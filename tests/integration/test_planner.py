@@ -22,7 +22,7 @@ from turnkeeper_worker.failures import Signal
 from turnkeeper_worker.planner import Attempt, Obstacle, Planner
 from turnkeeper_worker.providers import Running, ToolSpec
 from turnkeeper_worker.replay import INTERRUPTED
-from turnkeeper_worker.store import Claimed, Ended, Origin
+from turnkeeper_worker.store import Claimed, Ended, Origin, Taken
 from turnkeeper_worker.tools import Toolbox
 
 if TYPE_CHECKING:
@@ -65,14 +65,16 @@ def with_config(**changes: Any) -> Planner:
 
 
 def plan(stage: "Stage", turn: Claimed, planner: Planner = PLANNER) -> Attempt:
-    return stage.do(lambda connection: planner.begin(connection, turn))
+    """Plan what the turn is at; what a heal or a step has numbered is entered as well, as the claim enters it."""
+    is_entered = (turn.step, turn.attempt) in {(row["step"], row["number"]) for row in stage.attempts(turn.id)}
+    return stage.do(planner.plan_anew if is_entered else planner.begin, turn)
 
 
 def second_turn(stage: "Stage", *more: Part, words: str = "And?", **fields: Any) -> Claimed:
     """Return the second turn of a chat, whose first one was answered with *more*; nothing has begun yet."""
     first = stage.claim(stage.enqueue().id)
     stage.complete(first, "Hi", *more)
-    return stage.take(stage.enqueue(words, chat_id=first.chat_id, **fields).id)
+    return stage.claim(stage.enqueue(words, chat_id=first.chat_id, **fields).id)
 
 
 def heal(stage: "Stage", turn: Claimed) -> Claimed:
@@ -106,6 +108,51 @@ A_DAY = timedelta(days=1)
 WHOLE = ["Hello", "Hi", "And?"]
 
 
+class TestWhatTheClaimRead:
+    def plans(self, stage: "Stage", taken: Taken, planner: Planner = PLANNER) -> tuple[Attempt | None, Attempt]:
+        """Return the plan from what the claim read, and from what is read anew."""
+        return planner.plan_taken(taken), stage.do(planner.plan_anew, taken.turn)
+
+    @pytest.mark.parametrize("broken", [False, True], ids=["chains hold", "a chain broke lately"])
+    @pytest.mark.parametrize("is_chained", [False, True], ids=["a new chat", "a chat with an anchor"])
+    def test_is_enough_for_the_same_plan(self, stage: "Stage", is_chained: bool, broken: bool) -> None:
+        if broken:
+            stage.do(broke, HERE, tolerated=3, rest=timedelta(hours=1))
+        chat = stage.complete_first() if is_chained else None
+        directory = PLANNER.directory()
+
+        taken = stage.take(stage.enqueue("And?", chat_id=chat).id, providers=directory)
+
+        planned, anew = self.plans(stage, taken)
+        assert planned == anew
+        assert anew.call.is_chained is is_chained
+        assert anew.health.breaks == broken
+
+    def test_is_not_enough_where_an_anchor_does_not_hold(self, stage: "Stage") -> None:
+        taken = stage.take(stage.enqueue("And?", chat_id=stage.complete_first()).id)
+
+        planned, anew = self.plans(stage, taken, with_key("other"))
+
+        assert planned is None
+        assert sent(anew) == WHOLE
+
+    @pytest.mark.parametrize("anchor", [{}, [], "?", {"seq": "1", "position": None}, {"seq": 1}])
+    def test_is_read_whatever_an_anchor_looks_like(self, stage: "Stage", anchor: Any) -> None:
+        chat = stage.complete_first()
+        set_anchor(stage, anchor)
+
+        taken = stage.take(stage.enqueue("And?", chat_id=chat).id)
+
+        planned, anew = self.plans(stage, taken)
+        assert planned in (None, anew)
+        assert sent(anew) == WHOLE
+
+    def test_names_the_default_model_of_the_provider(self, stage: "Stage") -> None:
+        turn = stage.take(stage.enqueue().id, providers=PLANNER.directory()).turn
+
+        assert [row["model"] for row in stage.attempts(turn.id)] == ["m"]
+
+
 class TestChains:
     def test_a_chained_call_sends_the_anchor_and_nothing_but_the_news(self, stage: "Stage") -> None:
         turn = second_turn(stage)
@@ -124,20 +171,19 @@ class TestChains:
 
         (row,) = stage.attempts(turn.id)
         assert (row["step"], row["number"], row["epoch"]) == (1, 1, turn.epoch)
-        assert (row["provider"], row["model"], row["worker_id"]) == ("openai", "m", turn.worker_id)
-        assert (row["chained"], row["resumed"], row["outcome"]) == (True, False, "running")
+        assert (row["provider"], row["worker_id"]) == ("openai", turn.worker_id)
+        assert (row["chained"], row["resumed"], row["outcome"]) == (None, None, "running")
         assert attempt.turn.model == "m"
         assert attempt.call.request_id == f"{turn.id}/1.1"
 
     def test_the_first_turn_sends_what_there_is(self, stage: "Stage") -> None:
-        turn = stage.take(stage.enqueue(instructions="Be kind.", options={"seed": 1}).id)
+        turn = stage.claim(stage.enqueue(instructions="Be kind.", options={"seed": 1}).id)
 
         attempt = plan(stage, turn)
 
         assert not attempt.call.is_chained
         assert sent(attempt) == ["Hello"]
         assert (attempt.call.instructions, attempt.call.options) == ("Be kind.", {"seed": 1})
-        assert not stage.attempts(turn.id)[0]["chained"]
 
     def test_how_chains_held_is_known_to_whoever_counts_the_next_one(self, stage: "Stage") -> None:
         stage.do(broke, HERE, tolerated=3, rest=timedelta(hours=1))
@@ -169,7 +215,6 @@ class TestChains:
 
         assert attempt.call.previous_response_id is None
         assert sent(attempt) == WHOLE
-        assert not stage.attempts(turn.id)[0]["chained"]
 
     @pytest.mark.parametrize(
         "happen",
@@ -187,7 +232,7 @@ class TestChains:
         stage.complete(first)
         happen(stage)
 
-        attempt = plan(stage, stage.take(stage.enqueue("And?", chat_id=first.chat_id).id))
+        attempt = plan(stage, stage.claim(stage.enqueue("And?", chat_id=first.chat_id).id))
 
         assert attempt.call.previous_response_id is None
         assert sent(attempt) == WHOLE
@@ -197,7 +242,7 @@ class TestChains:
         stage.complete(first)
         age_anchor(stage, RESPONSE_KEPT_FOR - A_DAY)
 
-        assert plan(stage, stage.take(stage.enqueue("And?", chat_id=first.chat_id).id)).call.is_chained
+        assert plan(stage, stage.claim(stage.enqueue("And?", chat_id=first.chat_id).id)).call.is_chained
 
     def test_an_edited_history_is_sent_as_it_is_now(self, stage: "Stage") -> None:
         turn = second_turn(stage)
@@ -222,17 +267,16 @@ class TestChains:
         stage.do(turns.cancel, unheard.id)
         stage.complete(first)
 
-        attempt = plan(stage, stage.take(stage.enqueue("And?", chat_id=first.chat_id).id))
+        attempt = plan(stage, stage.claim(stage.enqueue("And?", chat_id=first.chat_id).id))
 
         assert attempt.call.is_chained
         assert sent(attempt) == ["And?"]
 
     def test_turns_that_ended_without_an_answer_are_news(self, stage: "Stage") -> None:
         first = second_turn(stage)
-        stage.do(store.begin, first, model="m", chained=True)
         stage.fail(first)
 
-        attempt = plan(stage, stage.take(stage.enqueue("Please!", chat_id=first.chat_id).id))
+        attempt = plan(stage, stage.claim(stage.enqueue("Please!", chat_id=first.chat_id).id))
 
         assert attempt.call.previous_response_id == "resp_1"
         assert sent(attempt) == ["And?", "Please!"]
@@ -245,14 +289,14 @@ class TestThreads:
 
     def opened(self, stage: "Stage") -> Attempt:
         """Return the answered first turn of a chat, which opened a thread."""
-        attempt = plan(stage, stage.take(stage.enqueue(**self.USUAL).id))
+        attempt = plan(stage, stage.claim(stage.enqueue(**self.USUAL).id))
         origin = Origin(credential=attempt.credential, response_id="msg_1", anchors=True, terms=attempt.terms)
         said = (Message(role="assistant", parts=(Text(text="Hi"),)),)
         stage.do(store.complete, attempt.turn, Ended(outcome=AttemptOutcome.COMPLETED), said, origin)
         return attempt
 
     def following(self, stage: "Stage", first: Attempt, **fields: Any) -> Claimed:
-        return stage.take(stage.enqueue("And?", chat_id=first.turn.chat_id, **(self.USUAL | fields)).id)
+        return stage.claim(stage.enqueue("And?", chat_id=first.turn.chat_id, **(self.USUAL | fields)).id)
 
     def test_a_thread_is_continued_on_the_same_terms(self, stage: "Stage") -> None:
         attempt = plan(stage, self.following(stage, self.opened(stage)))
@@ -303,19 +347,19 @@ class TestThreads:
         assert plan(stage, self.following(stage, first)).call.is_chained is is_chained
 
     def test_a_call_may_open_one_as_long_as_nothing_broke(self, stage: "Stage") -> None:
-        assert plan(stage, stage.take(stage.enqueue(**self.USUAL).id)).call.may_chain
+        assert plan(stage, stage.claim(stage.enqueue(**self.USUAL).id)).call.may_chain
 
     def test_none_is_opened_while_chains_rest(self, stage: "Stage") -> None:
         credential = self.opened(stage).credential
         stage.do(broke, credential, tolerated=1, rest=timedelta(hours=1))
 
-        attempt = plan(stage, stage.take(stage.enqueue(**self.USUAL).id))
+        attempt = plan(stage, stage.claim(stage.enqueue(**self.USUAL).id))
 
         assert not attempt.call.may_chain
         assert attempt.health == Health(breaks=1, is_resting=True)
 
     def test_none_is_opened_by_a_turn_that_was_healed(self, stage: "Stage") -> None:
-        turn = stage.take(stage.enqueue(**self.USUAL).id)
+        turn = stage.claim(stage.enqueue(**self.USUAL).id)
         plan(stage, turn)
 
         assert not plan(stage, heal(stage, turn)).call.may_chain
@@ -324,7 +368,7 @@ class TestThreads:
 class TestToolSteps:
     def called(self, stage: "Stage", *calls: ToolCall) -> Claimed:
         """Return a turn whose model waits for the results of *calls*."""
-        turn = stage.take(stage.enqueue(tools=("look",)).id)
+        turn = stage.claim(stage.enqueue(tools=("look",)).id)
         plan(stage, turn)
         return stage.call_tools(turn, *calls)
 
@@ -337,7 +381,7 @@ class TestToolSteps:
         assert attempt.call.history == (Message(role="user", parts=(SEEN,)),)
         assert attempt.call.request_id == f"{turn.id}/2.1"
         assert not attempt.call.continues
-        assert [(row["step"], row["chained"]) for row in stage.attempts(turn.id)] == [(1, False), (2, True)]
+        assert [(row["step"], row["number"]) for row in stage.attempts(turn.id)] == [(1, 1), (2, 1)]
 
     def test_where_it_cannot_be_chained_it_sends_the_calls_with_their_results(self, stage: "Stage") -> None:
         turn = stage.tell(self.called(stage, LOOK), SEEN)
@@ -357,7 +401,7 @@ class TestToolSteps:
         turn = self.called(stage, LOOK)
         stage.do(store.complete_after_tools, turn)
 
-        attempt = plan(stage, stage.take(stage.enqueue("Never mind", chat_id=turn.chat_id).id))
+        attempt = plan(stage, stage.claim(stage.enqueue("Never mind", chat_id=turn.chat_id).id))
 
         assert attempt.call.previous_response_id is None
         assert ToolResult(call_id="a", output=INTERRUPTED, is_error=True) in parts(attempt)
@@ -369,26 +413,26 @@ class TestToolSteps:
         stage.do(store.complete_after_tools, turn)
         answer = stage.enqueue(chat_id=turn.chat_id, text=None, parts=[told.model_dump()])
 
-        attempt = plan(stage, stage.take(answer.id))
+        attempt = plan(stage, stage.claim(answer.id))
 
         assert attempt.call.previous_response_id == "resp_1"
         assert parts(attempt) == [SEEN, told]
 
     def test_the_offered_tools_are_described_to_the_model(self, stage: "Stage") -> None:
-        turn = stage.take(stage.enqueue(tools=("look",)).id)
+        turn = stage.claim(stage.enqueue(tools=("look",)).id)
 
         (spec,) = plan(stage, turn).call.tools
 
         assert spec == ToolSpec(name="look", description="Looks.", parameters=Place.model_json_schema())
 
     def test_a_tool_that_is_not_offered_is_not_described(self, stage: "Stage") -> None:
-        assert plan(stage, stage.take(stage.enqueue().id)).call.tools == ()
+        assert plan(stage, stage.claim(stage.enqueue().id)).call.tools == ()
 
 
 class TestPauses:
     @pytest.mark.parametrize("provider", ["openai", "anthropic"])
     def test_the_step_after_a_pause_goes_on_with_what_was_said(self, stage: "Stage", provider: str) -> None:
-        turn = stage.take(stage.enqueue(provider=provider).id)
+        turn = stage.claim(stage.enqueue(provider=provider).id)
         plan(stage, turn)
         paused = stage.complete_step(turn, "Let me see …")
 
@@ -408,7 +452,7 @@ class TestPauses:
             messages.delete().where(messages.c.turn_id == failed.id),
         )
 
-        attempt = plan(stage, stage.take(stage.do(turns.retry, failed.id).id))
+        attempt = plan(stage, stage.claim(stage.do(turns.retry, failed.id).id))
 
         assert sent(attempt) == ["Hello", "Hi"]
         assert not attempt.call.continues
@@ -452,7 +496,7 @@ class TestSeals:
 
         assert not attempt.call.is_chained
         assert parts(attempt) == [Text(text="Hello"), Text(text="Hi"), Reasoning(text="So."), Text(text="And?")]
-        assert [(row["number"], row["chained"]) for row in stage.attempts(turn.id)] == [(1, True), (2, False)]
+        assert [row["number"] for row in stage.attempts(turn.id)] == [1, 2]
 
     def test_the_turn_after_a_healed_one_is_chained_again(self, stage: "Stage") -> None:
         turn = second_turn(stage)
@@ -461,7 +505,7 @@ class TestSeals:
         plan(stage, healed)
         stage.complete(healed, response_id="resp_2")
 
-        attempt = plan(stage, stage.take(stage.enqueue("Third", chat_id=turn.chat_id).id))
+        attempt = plan(stage, stage.claim(stage.enqueue("Third", chat_id=turn.chat_id).id))
 
         assert attempt.call.previous_response_id == "resp_2"
         assert sent(attempt) == ["Third"]
@@ -470,12 +514,12 @@ class TestSeals:
 class TestComingBack:
     def left(self, stage: "Stage", **fields: Any) -> Claimed:
         """Return a turn whose worker was lost while its background response went on."""
-        turn = stage.take(stage.enqueue(background=True).id)
+        turn = stage.claim(stage.enqueue(background=True).id)
         plan(stage, turn)
         stage.keep(turn, **fields)
         stage.silence(turn.worker_id)
         stage.do(upkeep.rescue, timedelta(seconds=15))
-        return stage.take(turn.id)
+        return stage.claim(turn.id)
 
     def test_a_successor_comes_back_to_the_response_and_asks_for_nothing(self, stage: "Stage") -> None:
         turn = self.left(stage)
@@ -488,9 +532,10 @@ class TestComingBack:
         assert (attempt.call.background, attempt.call.history, attempt.call.is_chained) == (True, (), False)
         assert (attempt.call.model, attempt.call.request_id) == ("m", f"{turn.id}/1.2")
         assert attempt.turn.checkpoint == left
+        assert attempt.call.is_resumed
         assert [(row["resumed"], row["outcome"]) for row in stage.attempts(turn.id)] == [
-            (False, "lost"),
-            (True, "running"),
+            (None, "lost"),
+            (None, "running"),
         ]
 
     @pytest.mark.parametrize("field", ["provider", "base_url", "key", "model"])
@@ -502,7 +547,6 @@ class TestComingBack:
         assert attempt.call.running is None
         assert sent(attempt) == ["Hello"]
         assert attempt.call.background
-        assert not stage.attempts(attempt.turn.id)[-1]["resumed"]
 
     def test_a_worker_with_another_key_does_not_come_back(self, stage: "Stage") -> None:
         assert plan(stage, self.left(stage), with_key("other")).call.running is None
@@ -531,7 +575,7 @@ class TestBackground:
     def test_the_turn_decides_and_else_its_provider(
         self, stage: "Stage", provider: str, background: bool | None, is_background: bool
     ) -> None:
-        turn = stage.take(stage.enqueue(provider=provider, background=background).id)
+        turn = stage.claim(stage.enqueue(provider=provider, background=background).id)
 
         attempt = plan(stage, turn)
 
@@ -578,7 +622,7 @@ class TestObstacles:
     def test_what_is_in_the_way_is_told_with_what_to_do_about_it(
         self, stage: "Stage", fields: dict[str, Any], planner: Planner, obstacle: str
     ) -> None:
-        turn = stage.take(stage.enqueue(**fields).id)
+        turn = stage.claim(stage.enqueue(**fields).id)
 
         attempt = plan(stage, turn, planner)
 
@@ -586,7 +630,7 @@ class TestObstacles:
         assert stage.attempts(turn.id)[0]["outcome"] == "running"
 
     def test_a_turn_may_name_the_model_that_its_provider_does_not(self, stage: "Stage") -> None:
-        turn = stage.take(stage.enqueue(provider="modelless", model="n").id)
+        turn = stage.claim(stage.enqueue(provider="modelless", model="n").id)
 
         attempt = plan(stage, turn)
 

@@ -103,18 +103,18 @@ def engine(postgres: Postgres) -> Iterator[Engine]:
     engine.dispose()
 
 
-def _plan_and_begin(stage: "Stage", turn: store.Claimed) -> store.Claimed:
+def _plan(stage: "Stage", turn: store.Claimed) -> store.Claimed:
     config = ProviderConfig(base_url="https://api.openai.com/v1", model="m")
     planner = Planner(configs={"openai": config}, keys={"openai": "abc"}, toolbox=Toolbox())
-    return stage.do(planner.begin, turn).turn
+    return stage.do(planner.plan_anew, turn).turn
 
 
 def _a_turn(stage: "Stage") -> None:
     """Run a turn that leaves an anchor, then one that is chained to it."""
     first = stage.enqueue(model="m")
-    stage.complete(_plan_and_begin(stage, stage.take(first.id)))
+    stage.complete(_plan(stage, stage.claim(first.id)))
     second = stage.enqueue(chat_id=str(first.chat_id), model="m")
-    turn = _plan_and_begin(stage, stage.take(second.id))
+    turn = _plan(stage, stage.claim(second.id))
     assert turn.anchor is not None
     stage.complete(turn)
 
@@ -126,7 +126,7 @@ def _a_turn_with_tools(stage: "Stage") -> None:
     stage.do(ledger.close_run, turn, ToolResult(call_id="c", output="seen"))
     stage.do(ledger.calls_of_step, turn)
     following = stage.tell(turn, ToolResult(call_id="c", output="seen"))
-    stage.complete(_plan_and_begin(stage, following))
+    stage.complete(_plan(stage, following))
 
 
 def _a_retry(stage: "Stage") -> None:

@@ -39,7 +39,7 @@ from turnkeeper_worker.checkpoint import Checkpoint
 from turnkeeper_worker.config import ProviderConfig
 from turnkeeper_worker.ledger import Run
 from turnkeeper_worker.planner import Planner
-from turnkeeper_worker.store import Claimed, Early, Ended, LeaseLost, NotMine, Origin
+from turnkeeper_worker.store import Claimed, Early, Ended, LeaseLost, NotMine, Origin, Taken
 from turnkeeper_worker.tool_step import ToolStep
 from turnkeeper_worker.tools import Toolbox
 from turnkeeper_worker.upkeep import Identity, Orphan
@@ -255,11 +255,13 @@ def shift(connection: Connection, by: timedelta) -> None:
 
 
 def claim(connection: Connection, turn_id: UUID, worker_id: UUID) -> Hand | Early | NotMine:
-    match store.claim(connection, turn_id, worker_id):
-        case Claimed(runs_tools=True) as turn:
+    match store.claim(connection, turn_id, worker_id, PLANNER.directory()):
+        case Taken(turn=Claimed(runs_tools=True) as turn):
             return taken_over(tool_step.take_over(connection, turn))
-        case Claimed() as turn:
-            return begun(connection, turn)
+        case Taken(turn=turn) as taken:
+            planned, anew = PLANNER.plan_taken(taken), PLANNER.plan_anew(connection, turn)
+            assert planned in (None, anew)
+            return Hand(anew.turn)
         case other:
             return other
 

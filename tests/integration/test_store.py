@@ -39,9 +39,16 @@ def pause(connection: Connection, turn: Claimed) -> Claimed:
     return store.next_step(connection, following)
 
 
+def complete_at_once(connection: Connection, turn: Claimed) -> store.Settled:
+    """Complete a turn that nobody waits behind, as a delivery does."""
+    settled = store.complete_at_once(connection, turn, WELL, WORDS, ORIGIN)
+    return settled or store.complete(connection, turn, WELL, WORDS, ORIGIN)
+
+
 Arrow = Callable[[Connection, Claimed], object]
 ARROWS: dict[str, Arrow] = {
     "complete": lambda c, turn: store.complete(c, turn, Ended(outcome=AttemptOutcome.COMPLETED), WORDS, ORIGIN),
+    "complete at once": complete_at_once,
     "call tools": lambda c, turn: store.complete_step(c, turn, WELL, WORDS, ORIGIN, runs_tools=True),
     "pause": pause,
     "fail": lambda c, turn: store.fail(c, turn, Ended(outcome=AttemptOutcome.FAILED, error=ERROR)),
@@ -86,10 +93,9 @@ class TestClaim:
     def test_a_due_turn_runs_under_a_new_epoch(self, stage: "Stage") -> None:
         enqueued, worker = stage.enqueue(model="m", instructions="Be kind.", options={"seed": 1}), stage.worker()
 
-        claimed = stage.do(store.claim, enqueued.id, worker)
+        claimed = stage.claim(enqueued.id, worker)
 
         turn = stage.row(enqueued.id)
-        assert isinstance(claimed, Claimed)
         assert (claimed.epoch, claimed.step, claimed.attempt, claimed.spent) == (1, 1, 1, 0)
         assert (claimed.instructions, claimed.options, claimed.anchor) == ("Be kind.", {"seed": 1}, None)
         assert (claimed.is_cancelled, claimed.elapsed) == (False, timedelta(0))
@@ -351,7 +357,7 @@ class TestSteps:
         assert (turn["step"], turn["attempt"], turn["spent"], turn["runs_tools"]) == (2, 1, 0, False)
         assert (turn["state"], turn["epoch"]) == ("running", second.epoch)
         assert (following.step, following.attempt, following.spent, following.runs_tools) == (2, 1, 0, False)
-        stage.do(store.begin, following, model="m", chained=True)
+        stage.do(store.begin, following)
         assert [(row["step"], row["number"]) for row in stage.attempts(turn_id)] == [(1, 1), (1, 2), (2, 1)]
 
     def test_a_turn_whose_tools_were_told_is_complete_where_the_producer_answers_for_the_rest(
@@ -371,7 +377,7 @@ class TestSteps:
     def test_the_messages_of_all_steps_stand_in_their_order(self, stage: "Stage") -> None:
         running = under_way(stage, runs_tools=True)
         following = stage.tell(running, SEEN)
-        stage.do(store.begin, following, model="m", chained=True)
+        stage.do(store.begin, following)
 
         settled = stage.complete(following, "Sunny")
 
@@ -399,7 +405,7 @@ class TestSteps:
         stage.do(ARROWS[arrow], running)
         stage.set(running.id, available_at=stage.row(running.id)["created_at"])
 
-        successor = stage.take(running.id)
+        successor = stage.claim(running.id)
 
         assert successor.runs_tools
         assert (successor.step, successor.usage) == (1, {"input_tokens": 3})
@@ -415,9 +421,9 @@ class TestUsage:
         healed = stage.do(
             store.heal, stage.claim(turn_id), replace(broken, outcome=AttemptOutcome.HEALED, delay=None)
         )
-        stage.do(store.begin, healed, model="m", chained=False)
+        stage.do(store.begin, healed)
         following = stage.tell(stage.call_tools(healed, LOOK), SEEN)
-        stage.do(store.begin, following, model="m", chained=True)
+        stage.do(store.begin, following)
         stage.do(store.hand_back, following, Ended(outcome=AttemptOutcome.HANDED_BACK, usage=cost))
         last = stage.claim(turn_id)
 
@@ -512,6 +518,40 @@ class TestComplete:
         assert stage.texts(retried.id) == [("assistant", "Hi")]
 
 
+class TestCompleteAtOnce:
+    def complete(self, stage: "Stage", turn: Claimed) -> store.Settled | None:
+        return stage.do(store.complete_at_once, turn, WELL, WORDS, ORIGIN)
+
+    def test_it_stores_what_complete_stores(self, stage: "Stage") -> None:
+        turn = stage.claim(stage.enqueue().id)
+
+        settled = self.complete(stage, turn)
+
+        assert settled == store.Settled(position=1, woken=None)
+        assert stage.state(turn.id) == "completed"
+        assert stage.texts(turn.id) == [("user", "Hello"), ("assistant", "Hi")]
+        assert [row["outcome"] for row in stage.attempts(turn.id)] == ["completed"]
+        follower = stage.claim(stage.enqueue(chat_id=turn.chat_id).id)
+        heard = stage.do(history.hear, turn.chat_id, seen_by=2, after=(1, 1))
+        assert follower.anchor is not None
+        assert (follower.anchor.seq, follower.anchor.position, follower.anchor.digest) == (1, 1, heard.digest)
+
+    def test_a_turn_that_another_one_waits_behind_takes_more(self, stage: "Stage") -> None:
+        turn = stage.claim(stage.enqueue().id)
+        stage.enqueue(chat_id=turn.chat_id)
+        before = stage.dump()
+
+        assert self.complete(stage, turn) is None
+        assert stage.dump() == before
+
+    def test_so_does_one_whose_cost_is_counted(self, stage: "Stage") -> None:
+        turn = replace(stage.claim(stage.enqueue().id), metered=True)
+        before = stage.dump()
+
+        assert self.complete(stage, turn) is None
+        assert stage.dump() == before
+
+
 class TestFail:
     def test_the_error_is_kept_by_turn_attempt_and_chat(self, stage: "Stage") -> None:
         running = anchored(stage)
@@ -604,7 +644,7 @@ class TestHeal:
         turn = stage.row(running.id)
         assert (turn["state"], turn["spent"], turn["epoch"]) == ("running", 0, running.epoch)
         assert (turn["healed"], turn["attempt"]) == (True, 2)
-        stage.do(store.begin, healed, model="m", chained=False)
+        stage.do(store.begin, healed)
         assert [attempt["number"] for attempt in stage.attempts(running.id)] == [1, 2]
 
 
@@ -647,10 +687,10 @@ class TestHistory:
         running = anchored(stage)
         assert running.anchor is not None
 
-        before = stage.do(history.fingerprint, running.chat_id, through=(1, 1), seen_by=2)
+        before = stage.do(history.hear, running.chat_id, after=(1, 1), seen_by=2).digest
         edited = update(messages).where(messages.c.position == 1).values(parts=[{"type": "text", "text": "No"}])
         stage.do(Connection.execute, edited)
-        after = stage.do(history.fingerprint, running.chat_id, through=(1, 1), seen_by=2)
+        after = stage.do(history.hear, running.chat_id, after=(1, 1), seen_by=2).digest
 
         assert before == running.anchor.digest
         assert after != before
@@ -661,7 +701,7 @@ class TestHistory:
         stage.do(store.cancel, running, Ended(outcome=AttemptOutcome.CANCELLED), WORDS)
         third = stage.claim(stage.enqueue("Go on", chat_id=running.chat_id).id)
 
-        past = stage.do(history.fingerprint, third.chat_id, through=(1, 1), seen_by=3)
+        past = stage.do(history.hear, third.chat_id, after=(1, 1), seen_by=3).digest
 
         assert past == running.anchor.digest
 

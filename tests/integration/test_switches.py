@@ -91,9 +91,9 @@ class TestAttempts:
         return Planner(configs=CONFIGS, keys={"openai": "abc"}, toolbox=Toolbox(), switchboard=board)
 
     def test_a_new_attempt_meets_the_switch(self, stage: "Stage") -> None:
-        turn = stage.take(stage.enqueue().id)
+        turn = stage.claim(stage.enqueue().id)
 
-        attempt = stage.do(self.planner(stage).begin, turn)
+        attempt = stage.do(self.planner(stage).plan_anew, turn)
 
         assert isinstance(attempt.obstacle, Obstacle)
         assert attempt.obstacle.signal is Signal.PROVIDER_DISABLED
@@ -104,7 +104,7 @@ class TestAttempts:
         stage.silence(turn.worker_id)
         stage.do(upkeep.rescue, timedelta(seconds=15))
 
-        attempt = stage.do(self.planner(stage).begin, stage.take(turn.id))
+        attempt = stage.do(self.planner(stage).plan_anew, stage.claim(turn.id))
 
         assert attempt.call.running is not None
         assert attempt.obstacle is None

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 from redis.asyncio import Redis as AsyncRedis
-from sqlalchemy import URL
+from sqlalchemy import URL, Connection, update
 
 from turnkeeper import turns
 from turnkeeper.messages import Message, Text
+from turnkeeper.tables import messages
 from turnkeeper_ops.services.redis import Redis
 from turnkeeper_worker import upkeep
 from turnkeeper_worker.config import ProviderConfig, Settings
@@ -137,6 +138,19 @@ async def test_a_bug_in_an_adapter_fails_the_turn_and_not_the_worker(
 
     assert isinstance(outcome, GaveUp)
     assert stage.row(turn_id)["state"] == "failed"
+
+
+async def test_a_history_that_makes_no_sense_fails_the_turn_instead_of_being_claimed_for_ever(
+    stage: "Stage", database_url: URL, redis_server: Redis
+) -> None:
+    turn_id, worker = stage.enqueue(model="m").id, stage.worker()
+    stage.do(Connection.execute, update(messages).values(parts=[{"type": "song"}]))
+
+    outcome = await run_once(database_url, redis_server.url(0), worker, turn_id, crash)
+
+    assert isinstance(outcome, GaveUp)
+    assert stage.row(turn_id)["state"] == "failed"
+    assert stage.beat(worker) == []
 
 
 @pytest.mark.parametrize("rescued", [False, True], ids=["in time", "after the turn was taken away"])

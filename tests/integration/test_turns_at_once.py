@@ -9,6 +9,7 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import Connection, select
+from tests.integration.conftest import answered
 
 from turnkeeper import turns
 from turnkeeper.exceptions import ChatBusy, NotRetryable
@@ -18,7 +19,7 @@ from turnkeeper.tables import chats, messages
 from turnkeeper.tables import turns as turns_table
 from turnkeeper.turns import Enqueued
 from turnkeeper_worker import store
-from turnkeeper_worker.store import Claimed, Ended
+from turnkeeper_worker.store import Ended, Taken
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Stage
@@ -151,13 +152,27 @@ class TestAgainstAWorker:
         assert (cancel.result().state, cancel.result().changed) == (TurnState.RUNNING, False)
         assert stage.row(turn_id)["cancel_requested_at"] is not None
 
+    def test_an_answer_that_meets_an_enqueue_is_stored_so_that_the_new_turn_becomes_due(
+        self, stage: "Stage", threads: ThreadPoolExecutor
+    ) -> None:
+        running = stage.claim(stage.enqueue().id)
+        answer = answered("Hi", response_id=None)
+        with stage.engine.connect() as connection:
+            follower = turns.enqueue(connection, request(running.chat_id))
+            at_once = threads.submit(stage.do, store.complete_at_once, running, *answer)
+            stage.wait_until_blocked()
+            connection.commit()
+
+        assert at_once.result() is None
+        assert stage.do(store.complete, running, *answer).woken == follower.id
+
     def test_a_turn_is_claimed_once(self, stage: "Stage", threads: ThreadPoolExecutor) -> None:
         turn_id = stage.enqueue().id
         workers = [stage.worker() for _ in range(MANY)]
 
         found = all_at_once(threads, *[partial(stage.do, store.claim, turn_id, worker) for worker in workers])
 
-        assert Counter(isinstance(one, Claimed) for one in found) == {True: 1, False: MANY - 1}
+        assert Counter(isinstance(one, Taken) for one in found) == {True: 1, False: MANY - 1}
         assert stage.row(turn_id)["epoch"] == 1
 
     def test_in_a_chat_one_turn_runs_at_a_time(self, stage: "Stage", threads: ThreadPoolExecutor) -> None:
@@ -171,7 +186,7 @@ class TestAgainstAWorker:
             threads, *[partial(stage.do, store.claim, one, stage.worker()) for one in [*others, first.id]]
         )
 
-        assert [one.id for one in found if isinstance(one, Claimed)] == [first.id]
+        assert [one.turn.id for one in found if isinstance(one, Taken)] == [first.id]
 
     def test_a_failed_turn_is_answered_anew_once(self, stage: "Stage", threads: ThreadPoolExecutor) -> None:
         failed = stage.turn(TurnState.FAILED)
@@ -189,10 +204,9 @@ class TestAgainstAWorker:
             worker = stage.worker()
             for _ in range(40):
                 if (head := _head(stage, chat)) and isinstance(
-                    turn := stage.do(store.claim, head, worker), Claimed
+                    taken := stage.do(store.claim, head, worker), Taken
                 ):
-                    stage.do(store.begin, turn, model="m", chained=False)
-                    stage.complete(turn)
+                    stage.complete(taken.turn)
 
         def produce(on_busy: str) -> None:
             for _ in range(10):

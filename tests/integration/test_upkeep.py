@@ -197,7 +197,7 @@ class TestRescueWhileToolsRun:
         assert (turn["state"], turn["runs_tools"], turn["lost"]) == ("queued", True, 1)
         assert [one["outcome"] for one in stage.attempts(running.id)] == ["completed"]
         assert [row["state"] for row in stage.tool_runs(running.id)] == ["started"]
-        assert stage.take(running.id).runs_tools
+        assert stage.claim(running.id).runs_tools
 
     def test_a_tool_that_every_worker_dies_of_fails_its_turn(self, stage: "Stage") -> None:
         running = self.running_tools(stage)
@@ -205,7 +205,7 @@ class TestRescueWhileToolsRun:
         fates = []
         for count in range(upkeep.MAX_LOST):
             if count:
-                running = stage.take(running.id)
+                running = stage.claim(running.id)
                 stage.do(ledger.take_over, running)
             fates += self.lost(stage, running)
 
@@ -216,10 +216,10 @@ class TestRescueWhileToolsRun:
     def test_workers_that_were_lost_at_any_step_are_counted_together(self, stage: "Stage") -> None:
         running = self.running_tools(stage)
         self.lost(stage, running)
-        successor = stage.take(running.id)
+        successor = stage.claim(running.id)
         stage.do(ledger.take_over, successor)
         following = stage.tell(successor, ToolResult(call_id="a", output="seen"))
-        stage.do(store.begin, following, model="m", chained=True)
+        stage.do(store.begin, following)
 
         self.lost(stage, following)
 

@@ -4,15 +4,15 @@ A turn sees its chat up to its own number, but neither what was never said nor w
 was enqueued; what is edited afterwards is still history for it.
 """
 
-from typing import TypeAlias
+from collections.abc import Sequence
+from dataclasses import dataclass
+from string import Template
+from typing import Any, TypeAlias
 from uuid import UUID
 
-from sqlalchemy import Connection, and_, bindparam, func, literal, select, tuple_
-from sqlalchemy.dialects.postgresql import aggregate_order_by
+from sqlalchemy import Connection, text
 
 from turnkeeper.messages import Message, Parts
-from turnkeeper.states import TurnState
-from turnkeeper.tables import messages, turns
 from turnkeeper_worker.replay import Said
 
 Place: TypeAlias = tuple[int, int]
@@ -21,45 +21,69 @@ Place: TypeAlias = tuple[int, int]
 START: Place = (0, 0)
 """Before every message."""
 
-_IN_ORDER = (messages.c.turn_seq, messages.c.position)
-_PLACE = tuple_(*_IN_ORDER)
-_BOUND = tuple_(bindparam("bound_seq"), bindparam("bound_position"))
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """A chat as a turn sees it, as far as it was read: the messages behind a place, and what lies before."""
+
+    after: Place
+    rows: Sequence[Sequence[Any]]
+    """The messages behind that place, as they are stored."""
+    digest: str
+    """The fingerprint of what lies before."""
+
+    def said(self) -> tuple[Said, ...]:
+        """Return the messages that were read.  Raises ValidationError for one that makes no sense."""
+        return tuple(
+            Said(Message(role=role, parts=Parts.validate_python(parts)), provider, credential)
+            for role, parts, provider, credential in self.rows
+        )
+
 
 # The few turns that are hidden are looked up once, not for each message.
-_hidden, _instead = turns.alias("hidden"), turns.alias("instead")
-_OF_CHAT = _hidden.c.chat_id == bindparam("chat")
-_UNHEARD = and_(_OF_CHAT, _hidden.c.state == TurnState.CANCELLED, _hidden.c.started_at.is_(None))
-_EDITED = and_(_OF_CHAT, _hidden.c.superseded_by == _instead.c.id, _instead.c.seq <= bindparam("seen_by"))
-_IS_SEEN = and_(
-    messages.c.chat_id == bindparam("chat"),
-    messages.c.turn_seq <= bindparam("seen_by"),
-    messages.c.turn_id.not_in(select(_hidden.c.id).where(_UNHEARD)),
-    messages.c.turn_id.not_in(select(_hidden.c.id).where(_EDITED)),
-)
-
-_digests = func.string_agg(messages.c.digest, aggregate_order_by(literal(" "), *_IN_ORDER))
-_FINGERPRINT = select(func.md5(func.coalesce(_digests, ""))).where(_IS_SEEN, _PLACE <= _BOUND)
-_HISTORY = (
-    select(messages.c.role, messages.c.parts, messages.c.provider, messages.c.credential)
-    .where(_IS_SEEN, _PLACE > _BOUND)
-    .order_by(*_IN_ORDER)
-)
-
-
-def load(connection: Connection, chat_id: UUID, *, seen_by: int, after: Place = START) -> tuple[Said, ...]:
-    """Read what was said behind the message *after*, as the turn with the number *seen_by* sees it."""
-    rows = connection.execute(_HISTORY, _bounds(chat_id, seen_by, after))
-    return tuple(
-        Said(Message(role=row.role, parts=Parts.validate_python(row.parts)), row.provider, row.credential)
-        for row in rows
+_SEEN = Template(
+    """
+    messages.chat_id = $chat AND messages.turn_seq <= $seen_by
+    AND messages.turn_id NOT IN (
+        SELECT unheard.id FROM turns AS unheard
+        WHERE unheard.chat_id = $chat AND unheard.state = 'cancelled' AND unheard.started_at IS NULL
     )
+    AND messages.turn_id NOT IN (
+        SELECT edited.id FROM turns AS edited JOIN turns AS instead ON edited.superseded_by = instead.id
+        WHERE edited.chat_id = $chat AND instead.seq <= $seen_by
+    )
+    """
+)
 
 
-def fingerprint(connection: Connection, chat_id: UUID, *, seen_by: int, through: Place) -> str:
-    """Take the fingerprint of what was said up to the message *through*; it changes with any edit."""
-    found: str = connection.execute(_FINGERPRINT, _bounds(chat_id, seen_by, through)).scalar_one()
-    return found
+def seen(chat: str, seen_by: str) -> str:
+    """Return the condition in SQL for the messages that a turn sees.
+
+    Args:
+        chat: The turn's chat, in SQL.
+        seen_by: The turn's number there, in SQL.
+    """
+    return _SEEN.substitute(chat=chat, seen_by=seen_by)
 
 
-def _bounds(chat_id: UUID, seen_by: int, bound: Place) -> dict[str, UUID | int]:
-    return {"chat": chat_id, "seen_by": seen_by, "bound_seq": bound[0], "bound_position": bound[1]}
+#: The fingerprint of rows that have the columns *digest*, *turn_seq* and *position*; it changes with any edit.
+DIGEST = "md5(coalesce(string_agg(digest, ' ' ORDER BY turn_seq, position), ''))"
+
+#: The rows of `Heard`, of messages that are selected.
+ROWS = "json_agg(json_build_array(role, parts, provider, credential) ORDER BY turn_seq, position)"
+
+_IS_SEEN = seen("CAST(:chat AS uuid)", "CAST(:seen_by AS integer)")
+_HEAR = text(
+    f"""
+    SELECT
+        (SELECT {ROWS} FROM messages WHERE {_IS_SEEN} AND (turn_seq, position) > (:seq, :position)) AS rows,
+        (SELECT {DIGEST} FROM messages WHERE {_IS_SEEN} AND (turn_seq, position) <= (:seq, :position)) AS digest
+    """  # noqa: S608 - constants
+)
+
+
+def hear(connection: Connection, chat_id: UUID, *, seen_by: int, after: Place = START) -> Heard:
+    """Read what was said behind the message *after*, as the turn with the number *seen_by* sees it."""
+    place = {"seq": after[0], "position": after[1]}
+    row = connection.execute(_HEAR, {"chat": chat_id, "seen_by": seen_by} | place).one()
+    return Heard(after=after, rows=row.rows or (), digest=row.digest)

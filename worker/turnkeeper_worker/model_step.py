@@ -82,9 +82,9 @@ class ModelRunner:
         except asyncio.CancelledError:
             if lease.stopped is None:
                 raise
-            return await self._stop(attempt.turn, speaker, lease.stopped)
+            return await self._stop(attempt, speaker, lease.stopped)
         if lease.stopped is Stop.CANCELLED and isinstance(result, Failed):
-            return await self._stop(attempt.turn, speaker, lease.stopped)
+            return await self._stop(attempt, speaker, lease.stopped)
         match result:
             case Answer():
                 following = await self._take_answer(attempt, result, speaker)
@@ -121,7 +121,7 @@ class ModelRunner:
 
     async def _ask_leave(self, attempt: Attempt, elapsed: timedelta) -> Permit | Rest:
         """Ask the cooldown; what asks for no new response needs no leave."""
-        if attempt.obstacle is not None or attempt.call.running is not None:
+        if attempt.obstacle is not None or attempt.call.is_resumed:
             return Permit()
         policy = self.policy_for(self.planner.config(attempt.turn))
         patience = Patience(wait=policy.turn_deadline - elapsed, rest=policy.max_hint)
@@ -130,7 +130,7 @@ class ModelRunner:
     def _say_started(self, attempt: Attempt, speaker: Speaker) -> None:
         speaker.say_started(attempt.call)
         self.show(attempt.turn.id, f"{attempt.label}, chat {attempt.turn.chat_id}")
-        if attempt.call.running is not None and attempt.turn.checkpoint is not None:
+        if attempt.call.is_resumed and attempt.turn.checkpoint is not None:
             speaker.say_again(attempt.turn.checkpoint.pieces)
 
     def _provider(self, attempt: Attempt) -> Provider:
@@ -185,18 +185,28 @@ class ModelRunner:
     async def _complete(
         self, attempt: Attempt, answer: Answer, speaker: Speaker, why: str, told: Sequence[Message]
     ) -> Completed:
-        settled = await self.database.surely(self._store_end, attempt, answer, speaker, told)
+        said = (*answer.messages, *told)
+        settled = await self._store_end(attempt, answer, speaker, said)
         usage = store.total(attempt.turn.usage, answer.usage)
-        speaker.say_committed((*answer.messages, *told), settled.position)
+        speaker.say_committed(said, settled.position)
         speaker.say_completed(usage, why)
         return Completed(_summary(attempt, usage), settled.woken)
 
-    def _store_end(
-        self, connection: Connection, attempt: Attempt, answer: Answer, speaker: Speaker, told: Sequence[Message]
+    async def _store_end(
+        self, attempt: Attempt, answer: Answer, speaker: Speaker, said: Sequence[Message]
     ) -> Settled:
-        self._note_chain(connection, attempt)
-        ended, origin = _ended_well(answer, speaker), _origin(attempt, answer)
-        return store.complete(connection, attempt.turn, ended, (*answer.messages, *told), origin)
+        """Store the last answer of a turn; most are stored by one statement."""
+        what = attempt.turn, _ended_well(attempt, answer, speaker), said, _origin(attempt, answer)
+        if not _mends_a_chain(attempt):
+            settled = await self.database.surely_alone(store.complete_at_once, *what)
+            if settled is not None:
+                return settled
+
+        def complete(connection: Connection) -> Settled:
+            _note_chain(connection, attempt)
+            return store.complete(connection, *what)
+
+        return await self.database.surely(complete)
 
     def _store_pause(
         self, connection: Connection, attempt: Attempt, answer: Answer, speaker: Speaker
@@ -220,31 +230,25 @@ class ModelRunner:
         *,
         runs_tools: bool = False,
     ) -> tuple[Claimed, int]:
-        self._note_chain(connection, attempt)
-        ended, origin = _ended_well(answer, speaker), _origin(attempt, answer)
+        _note_chain(connection, attempt)
+        ended, origin = _ended_well(attempt, answer, speaker), _origin(attempt, answer)
         return store.complete_step(connection, attempt.turn, ended, answer.messages, origin, runs_tools=runs_tools)
 
-    def _note_chain(self, connection: Connection, attempt: Attempt) -> None:
-        """Count a chain that held, where some had not; the count of those that always hold is never touched."""
-        if attempt.call.is_chained and attempt.health.breaks:
-            chain_health.held(connection, attempt.credential)
-
-    async def _stop(self, turn: Claimed, speaker: Speaker, why: Stop) -> Outcome:
+    async def _stop(self, attempt: Attempt, speaker: Speaker, why: Stop) -> Outcome:
         match why:
             case Stop.CANCELLED:
-                return await self._cancel(turn, speaker)
+                return await self._cancel(attempt, speaker)
             case Stop.HANDED_BACK:
-                return await self._hand_back(turn, speaker)
+                return await self._hand_back(attempt, speaker)
             case Stop.LOST:
                 return Dropped("the lease was lost")
             case other:
                 assert_never(other)
 
-    async def _cancel(self, turn: Claimed, speaker: Speaker) -> Cancelled:
-        said = speaker.partial()
-        settled = await self.database.surely(
-            store.cancel, turn, _broken_off(AttemptOutcome.CANCELLED, speaker), said
-        )
+    async def _cancel(self, attempt: Attempt, speaker: Speaker) -> Cancelled:
+        turn, said = attempt.turn, speaker.partial()
+        ended = _broken_off(AttemptOutcome.CANCELLED, attempt, speaker)
+        settled = await self.database.surely(store.cancel, turn, ended, said)
         speaker.say_cancelled(said, settled.position)
         self.observer.broken_off(turn, AttemptOutcome.CANCELLED, speaker.usage, speaker.watch)
         return Cancelled(settled.woken)
@@ -260,8 +264,9 @@ class ModelRunner:
         why = f"waits for {name} ({rest.kind}), back in {seconds:.1f} s"
         return Parked(rest.wait, turn.attempt - 1, line=why, label=f"{why}: chat {turn.chat_id}")
 
-    async def _hand_back(self, turn: Claimed, speaker: Speaker) -> HandedBack:
-        await self.database.surely(store.hand_back, turn, _broken_off(AttemptOutcome.HANDED_BACK, speaker))
+    async def _hand_back(self, attempt: Attempt, speaker: Speaker) -> HandedBack:
+        turn, ended = attempt.turn, _broken_off(AttemptOutcome.HANDED_BACK, attempt, speaker)
+        await self.database.surely(store.hand_back, turn, ended)
         speaker.say_retry("handed_back")
         self.observer.broken_off(turn, AttemptOutcome.HANDED_BACK, speaker.usage, speaker.watch)
         return HandedBack(turn.attempt)
@@ -276,17 +281,35 @@ def _origin(attempt: Attempt, answer: Answer) -> Origin:
     )
 
 
-def _ended_well(answer: Answer, speaker: Speaker) -> Ended:
+def _mends_a_chain(attempt: Attempt) -> bool:
+    return attempt.call.is_chained and attempt.health.breaks > 0
+
+
+def _note_chain(connection: Connection, attempt: Attempt) -> None:
+    """Count a chain that held, where some had not; the count of those that always hold is never touched."""
+    if _mends_a_chain(attempt):
+        chain_health.held(connection, attempt.credential)
+
+
+def _ended_well(attempt: Attempt, answer: Answer, speaker: Speaker) -> Ended:
     return Ended(
         outcome=AttemptOutcome.COMPLETED,
+        chained=attempt.call.is_chained,
+        resumed=attempt.call.is_resumed,
         response_id=answer.response_id,
         usage=answer.usage,
         first_event_at=speaker.first_event_at,
     )
 
 
-def _broken_off(outcome: AttemptOutcome, speaker: Speaker) -> Ended:
-    return Ended(outcome=outcome, usage=speaker.usage, first_event_at=speaker.first_event_at)
+def _broken_off(outcome: AttemptOutcome, attempt: Attempt, speaker: Speaker) -> Ended:
+    return Ended(
+        outcome=outcome,
+        chained=attempt.call.is_chained,
+        resumed=attempt.call.is_resumed,
+        usage=speaker.usage,
+        first_event_at=speaker.first_event_at,
+    )
 
 
 def _summary(attempt: Attempt, usage: Mapping[str, int] | None) -> str:

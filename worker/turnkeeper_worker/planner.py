@@ -1,25 +1,27 @@
 """What the next attempt sends: the anchor or the whole history, repaired, to the provider that the turn names.
 
-Runs inside the transaction that claims, heals or steps on, so that what is sent is what was true at that moment.
+What the database knows is read by the claim, or in the transaction that heals or steps on, so that what is sent is
+what was true at that moment. The plan itself is pure but for the clock.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from sqlalchemy import Connection
 
 from turnkeeper import limits
 from turnkeeper.requests import Fallback
 from turnkeeper_worker import chain_health, history, store
-from turnkeeper_worker.chain import Chained, Credential, FullReplay, Health, Plan, Present, plan
+from turnkeeper_worker.chain import Anchor, Chained, Credential, Health, Present, plan
 from turnkeeper_worker.config import ProviderConfig
 from turnkeeper_worker.failures import Signal
+from turnkeeper_worker.history import START, Heard, Place
 from turnkeeper_worker.providers import Call, Running, ToolSpec
 from turnkeeper_worker.replay import Reader, Said, readable_by, repair
-from turnkeeper_worker.store import Choice, Claimed
+from turnkeeper_worker.store import Choice, Claimed, Taken
 from turnkeeper_worker.switchboard import Switchboard
 from turnkeeper_worker.tools import Toolbox
 
@@ -63,6 +65,17 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What the database says of a turn that is planned."""
+
+    heard: Heard
+    health: Health
+    """How chains have held for the turn's credential."""
+    limit: str | None = None
+    """The limit that its owner has reached since it was admitted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Planner:
     """Plans attempts.  Knows the worker's configuration, and nothing of networks."""
 
@@ -72,19 +85,36 @@ class Planner:
     toolbox: Toolbox
     switchboard: Switchboard = field(default_factory=Switchboard)
 
+    def directory(self) -> str:
+        """Return what a claim needs to know of the providers here, in JSON; see `store.claim`."""
+        known = {name: self._credential(name, None) for name in self.configs}
+        return json.dumps({name: {"model": one.model, "seal": one.seal} for name, one in known.items()})
+
     def begin(self, connection: Connection, turn: Claimed) -> Attempt:
-        """Plan the attempt that the turn is at, and record that it begins."""
-        credential = self._credential(turn)
+        """Plan the attempt that a heal, a fall back or the next step has numbered, and record that it begins."""
+        attempt = self.plan_anew(connection, turn)
+        store.begin(connection, attempt.turn)
+        return attempt
+
+    def plan_anew(self, connection: Connection, turn: Claimed) -> Attempt:
+        """Plan the attempt that the turn is at, and read what that takes."""
+        attempt = self.plan(turn, self._read(connection, turn, after=_place_of(turn.anchor)))
+        attempt = attempt or self.plan(turn, self._read(connection, turn, after=START))
+        assert attempt is not None  # noqa: S101 - for the type checker; the whole history is enough for any plan
+        return attempt
+
+    def plan_taken(self, taken: Taken) -> Attempt | None:
+        """Plan the attempt that was just claimed; None where the claim did not read all that it takes."""
+        if _may_be_limited(taken.turn):
+            return None
+        return self.plan(taken.turn, Known(heard=taken.heard, health=taken.health))
+
+    def plan(self, turn: Claimed, known: Known) -> Attempt | None:
+        """Plan the attempt that the turn is at; None where the whole history is needed, and was not read."""
+        credential = self._credential(turn.provider, turn.model)
         turn = replace(turn, model=credential.model)
-        attempt = self._come_back(turn, credential) or self._ask(connection, turn, credential)
-        store.begin(
-            connection,
-            turn,
-            model=credential.model,
-            chained=attempt.call.is_chained,
-            resumed=attempt.call.running is not None,
-        )
-        return replace(attempt, obstacle=self._obstacle(connection, turn, attempt.call))
+        attempt = self._come_back(turn, credential) or self._ask(turn, credential, known)
+        return attempt and replace(attempt, obstacle=self._obstacle(turn, attempt.call, known.limit))
 
     def config(self, turn: Claimed) -> ProviderConfig | None:
         """Return the configuration of the turn's provider, if this worker has one."""
@@ -112,14 +142,20 @@ class Planner:
             fallbacks=self.fallbacks(turn)[1:],
         )
 
-    def _credential(self, turn: Claimed) -> Credential:
-        config = self.config(turn)
+    def _credential(self, provider: str, model: str | None) -> Credential:
+        config = self.configs.get(provider)
         return Credential(
-            provider=turn.provider,
+            provider=provider,
             base_url=config.base_url if config else "",
-            key=self.keys.get(turn.provider, ""),
-            model=turn.model or (config.model if config else None),
+            key=self.keys.get(provider, ""),
+            model=model or (config.model if config else None),
         )
+
+    def _read(self, connection: Connection, turn: Claimed, *, after: Place) -> Known:
+        heard = history.hear(connection, turn.chat_id, seen_by=turn.seq, after=after)
+        health = chain_health.health_of(connection, self._credential(turn.provider, turn.model))
+        reached = limits.find_reached(connection, turn.owner) if _may_be_limited(turn) else None
+        return Known(heard=heard, health=health, limit=None if reached is None else f"{reached}.")
 
     def _come_back(self, turn: Claimed, credential: Credential) -> Attempt | None:
         """Return to the background response that the attempt before this one left behind."""
@@ -136,73 +172,36 @@ class Planner:
         )
         return Attempt(turn=turn, call=call, credential=credential)
 
-    def _ask(self, connection: Connection, turn: Claimed, credential: Credential) -> Attempt:
-        """Ask for a response, with the anchor or the whole history."""
+    def _ask(self, turn: Claimed, credential: Credential, known: Known) -> Attempt | None:
+        """Ask for a response, with the anchor or the whole history; None where that was not read."""
         config = self.config(turn) or _UNKNOWN
         tools = self.toolbox.only(turn.tools).specs()
         terms = _terms(turn, tools) if config.threads else ""
-        health = self._health(connection, turn, credential, config)
-        planned, said = self._plan(connection, turn, credential, config.keeps_responses_for, terms, health)
-        anchor = planned.anchor if isinstance(planned, Chained) else None
+        said = known.heard.said()
+        anchor = _anchor_to_use(turn, credential, config, terms, known, said)
+        if anchor is None and known.heard.after != START:
+            return None
         # What healed a chain must not fail for another thing that the provider has lost the key of.
         reader = Reader(turn.provider, None if turn.healed else credential.seal)
-        history = repair(readable_by(said, reader), answered=anchor.calls if anchor else ())
         call = Call(
             request_id=_request_id(turn),
             model=credential.model or "",
-            history=history,
+            history=repair(readable_by(said, reader), answered=anchor.calls if anchor else ()),
             previous_response_id=anchor.response_id if anchor else None,
             instructions=turn.instructions,
             options=turn.options,
             tools=tools,
             background=config.background if turn.background is None else turn.background,
-            may_chain=not (turn.healed or health.is_resting),
+            may_chain=not (turn.healed or known.health.is_resting),
             continues=_ends_paused(turn, said),
         )
-        return Attempt(turn=turn, call=call, credential=credential, terms=terms, health=health)
+        return Attempt(turn=turn, call=call, credential=credential, terms=terms, health=known.health)
 
-    def _health(
-        self, connection: Connection, turn: Claimed, credential: Credential, config: ProviderConfig
-    ) -> Health:
-        """Tell how chains have held; it matters where one may be continued, and where one is opened."""
-        matters = config.threads or (turn.anchor is not None and turn.anchor.credential == credential)
-        return chain_health.health_of(connection, credential) if matters else Health()
-
-    def _plan(
-        self,
-        connection: Connection,
-        turn: Claimed,
-        credential: Credential,
-        kept_for: timedelta | None,
-        terms: str,
-        health: Health,
-    ) -> tuple[Plan, Sequence[Said]]:
-        anchor = turn.anchor
-        if anchor is None or kept_for is None or anchor.credential != credential:
-            # Nothing that the database could tell would make a chain of it.
-            return FullReplay("no anchor here"), history.load(connection, turn.chat_id, seen_by=turn.seq)
-        through = (anchor.seq, anchor.position)
-        news = history.load(connection, turn.chat_id, seen_by=turn.seq, after=through)
-        present = Present(
-            credential=credential,
-            kept_for=kept_for,
-            terms=terms,
-            health=health,
-            digest=history.fingerprint(connection, turn.chat_id, seen_by=turn.seq, through=through),
-            news=tuple(one.message for one in news),
-            now=datetime.now(UTC),
-        )
-        planned = plan(anchor, present)
-        if isinstance(planned, Chained):
-            return planned, news
-        return planned, history.load(connection, turn.chat_id, seen_by=turn.seq)
-
-    def _obstacle(self, connection: Connection, turn: Claimed, call: Call) -> Obstacle | None:
+    def _obstacle(self, turn: Claimed, call: Call, limit: str | None) -> Obstacle | None:
         # What runs at the provider already goes on.
-        if call.running is None:
-            # The turn was admitted as a whole, but not with all the steps that it may come to.
-            if turn.metered and turn.step > 1 and (reached := limits.find_reached(connection, turn.owner)):
-                return Obstacle(f"{reached}.", Signal.OWN_LIMIT, provider=None)
+        if not call.is_resumed:
+            if limit is not None:
+                return Obstacle(limit, Signal.OWN_LIMIT, provider=None)
             if off := self.switchboard.off.get(turn.provider):
                 since = f"{off.disabled_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
                 return Obstacle(f"It has been off since {since}.", Signal.PROVIDER_DISABLED, turn.provider)
@@ -220,6 +219,37 @@ class Planner:
         if turn.background and not config.can_run_in_background:
             return f"The provider {name} has no background responses; set background to false, or name another."
         return None
+
+
+def _may_be_limited(turn: Claimed) -> bool:
+    """Tell whether the turn may have reached a limit: it was admitted as a whole, but not with all its steps."""
+    return turn.metered and turn.step > 1
+
+
+def _place_of(anchor: Anchor | None) -> Place:
+    return START if anchor is None else (anchor.seq, anchor.position)
+
+
+def _anchor_to_use(
+    turn: Claimed,
+    credential: Credential,
+    config: ProviderConfig,
+    terms: str,
+    known: Known,
+    said: Sequence[Said],
+) -> Anchor | None:
+    """Return the anchor that the call continues from, where nothing speaks against it."""
+    present = Present(
+        credential=credential,
+        kept_for=config.keeps_responses_for,
+        terms=terms,
+        health=known.health,
+        digest=known.heard.digest,
+        news=tuple(one.message for one in said),
+        now=datetime.now(UTC),
+    )
+    planned = plan(turn.anchor, present)
+    return planned.anchor if isinstance(planned, Chained) else None
 
 
 def _request_id(turn: Claimed) -> str:

@@ -61,7 +61,7 @@ class Remedies:
         classified = classify(failed.failure, now=datetime.now(UTC))
         speaker.permit.failed(classified)
         decision = self._decide(turn, classified, elapsed)
-        ended = _ended(classified, failed, speaker)
+        ended = _ended(classified, failed, speaker, attempt)
         _log_failure(turn, classified, decision)
         done = await self._carry_out(decision, turn, ended, speaker, failed, attempt)
         self.observer.failed(turn, classified, decision, failed, speaker.watch)
@@ -175,7 +175,7 @@ def crashed(turn: Claimed, error: Exception) -> Failed:
     return Failed(failure=Failure(provider=turn.provider, exceptions=wordless))
 
 
-def _ended(classified: Classified, failed: Failed, speaker: Speaker) -> Ended:
+def _ended(classified: Classified, failed: Failed, speaker: Speaker, attempt: Attempt | None) -> Ended:
     facts = {
         "code": classified.code,
         "request_id": classified.request_id,
@@ -187,6 +187,8 @@ def _ended(classified: Classified, failed: Failed, speaker: Speaker) -> Ended:
     }
     return Ended(
         outcome=AttemptOutcome.RETRIED,
+        chained=None if attempt is None else attempt.call.is_chained,
+        resumed=None if attempt is None else attempt.call.is_resumed,
         error=classified.error,
         facts={name: fact for name, fact in facts.items() if fact not in {None, ""}},
         response_id=failed.response_id,

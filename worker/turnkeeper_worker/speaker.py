@@ -88,7 +88,7 @@ class Speaker:
                 provider=self.turn.provider,
                 model=call.model,
                 chained=call.is_chained,
-                resumed=call.running is not None,
+                resumed=call.is_resumed,
             )
         )
 

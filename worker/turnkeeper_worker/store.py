@@ -12,35 +12,34 @@ from itertools import chain
 from typing import Any, TypeAlias
 from uuid import UUID
 
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    DateTime,
     Row,
     Update,
     and_,
     bindparam,
     case,
     delete,
-    exists,
     func,
     literal_column,
     select,
-    text,
     update,
 )
-from sqlalchemy.dialects.postgresql import JSONB, insert
+from sqlalchemy.dialects.postgresql import insert
 
 from turnkeeper import limits
 from turnkeeper.errors import ChatError
 from turnkeeper.messages import Message, Parts, ToolCall
-from turnkeeper.requests import Fallback
+from turnkeeper.requests import Fallback, Fallbacks
 from turnkeeper.states import WAITING_STATES, AttemptOutcome, TurnState
 from turnkeeper.tables import attempts, chats, left_responses, messages, turns
 from turnkeeper.turns import WHO_PAYS, wake_next
-from turnkeeper_worker.chain import Anchor, Credential, read_anchor
+from turnkeeper_worker.chain import Anchor, Credential, Health, read_anchor
 from turnkeeper_worker.checkpoint import Checkpoint, read_checkpoint
-from turnkeeper_worker.history import Place, fingerprint
+from turnkeeper_worker.history import Heard
+from turnkeeper_worker.statements import CLAIM, STORE_ANSWER
 
 EARLY = timedelta(seconds=1)
 """A ring may be this early, by the clocks' difference, and is then worth waiting for."""
@@ -133,85 +132,69 @@ class NotMine:
     """Where the turn is; None where there is no such turn."""
 
 
-Claim: TypeAlias = Claimed | Early | NotMine
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """A turn that was just claimed, and what the same statement read of its chat."""
+
+    turn: Claimed
+    heard: Heard
+    """What was said behind the chat's anchor; all of it where there is none."""
+    health: Health
+    """How chains have held for the key that the turn's provider has here."""
 
 
-def claim(connection: Connection, turn_id: UUID, worker_id: UUID) -> Claim:
-    """queued, retrying → running."""
-    row = connection.execute(_CLAIM, {"turn": turn_id, "worker": worker_id}).first()
-    return _not_claimed(connection, turn_id) if row is None else _claimed(row, worker_id)
+Claim: TypeAlias = Taken | Early | NotMine
 
 
-_earlier, _standing = turns.alias("earlier"), turns.alias("standing")
-_OTHERS_STAND_BACK = exists().where(
-    _standing.c.owner == turns.c.owner, _standing.c.available_at <= func.now(), _standing.c.rung_at.is_(None)
+def claim(connection: Connection, turn_id: UUID, worker_id: UUID, providers: str = "{}") -> Claim:
+    """queued, retrying → running.  Enters the attempt, unless tools are to be run first.
+
+    Args:
+        connection: A connection; all is one statement.
+        turn_id: The turn that is due.
+        worker_id: Who claims it.
+        providers: The default model and the seal of each provider, by its name, in JSON.
+    """
+    row = connection.execute(CLAIM, {"turn": turn_id, "worker": worker_id, "providers": providers}).first()
+    return _not_claimed(connection, turn_id) if row is None else _taken(row, worker_id)
+
+
+_KEPT_AS_STORED = (
+    *("id", "chat_id", "owner", "seq", "epoch", "step", "attempt", "spent", "healed", "runs_tools", "provider"),
+    *("model", "options", "instructions", "background", "usage", "metered", "elapsed", "is_cancelled"),
+    *("others_stand_back", "waited", "trace_context"),
 )
-# The row as it was: the claim empties the time since when it had been due.
-_before = turns.alias("before")
-_CLAIM = (
-    update(turns)
-    .where(
-        turns.c.id == bindparam("turn"),
-        turns.c.state.in_(WAITING_STATES),
-        turns.c.available_at <= func.now(),
-        chats.c.id == turns.c.chat_id,
-        _before.c.id == turns.c.id,
-        ~exists().where(
-            _earlier.c.chat_id == turns.c.chat_id,
-            _earlier.c.seq < turns.c.seq,
-            _earlier.c.finished_at.is_(None),
-        ),
+
+
+def _taken(row: Row[Any], worker_id: UUID) -> Taken:
+    return Taken(
+        turn=_claimed(row, worker_id),
+        heard=Heard(after=(row.after_seq, row.after_position), rows=row.said or (), digest=row.digest),
+        health=Health(row.breaks, row.is_resting),
     )
-    .values(
-        state=TurnState.RUNNING,
-        epoch=turns.c.epoch + 1,
-        attempt=turns.c.attempt + 1,
-        worker_id=bindparam("worker"),
-        available_at=None,
-        started_at=func.coalesce(turns.c.started_at, func.now()),
-    )
-    .returning(
-        turns,
-        chats.c.instructions,
-        chats.c.anchor,
-        (func.now() - func.coalesce(turns.c.started_at, func.now())).label("elapsed"),
-        _OTHERS_STAND_BACK.label("others_stand_back"),
-        (func.now() - _before.c.available_at).label("waited"),
-    )
-)
 
 
 def _claimed(row: Row[Any], worker_id: UUID) -> Claimed:
     return Claimed(
-        id=row.id,
-        chat_id=row.chat_id,
-        owner=row.owner,
-        seq=row.seq,
-        epoch=row.epoch,
+        **{name: getattr(row, name) for name in _KEPT_AS_STORED},
         worker_id=worker_id,
-        step=row.step,
-        attempt=row.attempt,
-        spent=row.spent,
-        healed=row.healed,
-        runs_tools=row.runs_tools,
-        provider=row.provider,
-        model=row.model,
-        options=row.options,
-        instructions=row.instructions,
         tools=tuple(row.tools),
-        background=row.background,
-        fallbacks=None if row.fallbacks is None else tuple(map(Fallback.model_validate, row.fallbacks)),
+        fallbacks=_read_fallbacks(row.fallbacks),
         first_choice=None if row.first_choice is None else _asked(row.first_choice),
         checkpoint=read_checkpoint(row.checkpoint),
         anchor=read_anchor(row.anchor),
-        usage=row.usage,
-        metered=row.metered,
-        elapsed=row.elapsed,
-        is_cancelled=row.cancel_requested_at is not None,
-        others_stand_back=row.others_stand_back,
-        waited=row.waited,
-        trace_context=row.trace_context,
     )
+
+
+_FALLBACKS: TypeAdapter[Fallbacks | None] = TypeAdapter(Fallbacks | None)
+
+
+def _read_fallbacks(stored: object) -> Fallbacks | None:
+    """Read fallbacks back; what cannot be read names nobody."""
+    try:
+        return _FALLBACKS.validate_python(stored)
+    except ValidationError:
+        return ()
 
 
 def _asked(first_choice: Mapping[str, Any]) -> Asked:
@@ -237,10 +220,8 @@ _WHERE_IT_IS = select(
 _BEGIN = insert(attempts)
 
 
-def begin(
-    connection: Connection, turn: Claimed, *, model: str | None, chained: bool, resumed: bool = False
-) -> None:
-    """Record that the attempt, which the claim or the heal numbered, starts now."""
+def begin(connection: Connection, turn: Claimed) -> None:
+    """Enter the attempt that a heal, a fall back or the next step has numbered; the first one is the claim's."""
     connection.execute(
         _BEGIN,
         {
@@ -250,9 +231,7 @@ def begin(
             "epoch": turn.epoch,
             "worker_id": turn.worker_id,
             "provider": turn.provider,
-            "model": model,
-            "chained": chained,
-            "resumed": resumed,
+            "model": turn.model,
         },
     )
 
@@ -262,6 +241,10 @@ class Ended:
     """How an attempt ended, as its row keeps it."""
 
     outcome: AttemptOutcome
+    chained: bool | None = None
+    """Whether the request continued from an anchor; None where no request was planned."""
+    resumed: bool | None = None
+    """Whether it came back to a background response that an earlier attempt had asked for; None likewise."""
     error: ChatError | None = None
     facts: dict[str, Any] | None = None
     delay: timedelta | None = None
@@ -300,6 +283,20 @@ def complete(
     # Whoever enqueued behind us did so before we locked the chat, or will find the turn ended.
     has_followers = stored.turn_count > turn.seq
     return Settled(stored.position, wake_next(connection, turn.chat_id) if has_followers else None)
+
+
+def complete_at_once(
+    connection: Connection, turn: Claimed, ended: Ended, said: Sequence[Message], origin: Origin
+) -> Settled | None:
+    """Do what `complete` does, in one statement that commits by itself, which spares two round trips.
+
+    Returns None, and has written nothing, where that takes more: a turn of the chat waits behind this one, or what
+    it cost is counted. So it does where the lease is lost; `complete` tells which.
+    """
+    if turn.metered:
+        return None
+    row = _try_to_store(connection, turn, ended, said, origin, is_last=True, only_unfollowed=True)
+    return None if row is None else Settled(row.position, woken=None)
 
 
 def complete_step(
@@ -345,54 +342,6 @@ class _Stored:
     anchor: Anchor | None
 
 
-# One round trip for what every turn does at least once. The chat comes first, for the order of locks.
-_STORE_ANSWER = text(
-    """
-    WITH chat AS (
-        UPDATE chats SET anchor = NULL, last_error = NULL, updated_at = now()
-        WHERE id = :chat_id
-        RETURNING turn_count
-    ), turn AS (
-        UPDATE turns SET
-            state = CASE WHEN :is_last THEN 'completed' ELSE state END,
-            worker_id = CASE WHEN NOT :is_last THEN worker_id END,
-            finished_at = CASE WHEN :is_last THEN now() END,
-            runs_tools = :runs_tools,
-            usage = :total,
-            checkpoint = NULL
-        FROM chat
-        WHERE turns.id = :turn_id AND state = 'running' AND epoch = :epoch
-            AND step = :step AND attempt = :attempt AND NOT turns.runs_tools
-        RETURNING turn_count
-    ), attempt AS (
-        UPDATE attempts SET
-            outcome = :outcome,
-            response_id = :response_id,
-            usage = :usage,
-            first_event_at = :first_event_at,
-            finished_at = now()
-        FROM turn
-        WHERE turn_id = :turn_id AND step = :step AND number = :attempt AND outcome = 'running'
-    ), place AS (
-        SELECT coalesce(max(position) + 1, 0) AS first FROM messages WHERE turn_id = :turn_id
-    ), said AS (
-        INSERT INTO messages
-            (turn_id, position, chat_id, turn_seq, role, parts, provider, model, credential, response_id)
-        SELECT
-            :turn_id, place.first + number - 1, :chat_id, :seq, message->>'role', message->'parts',
-            message->>'provider', message->>'model', :credential, :response_id
-        FROM turn, place, jsonb_array_elements(:said) WITH ORDINALITY AS element (message, number)
-    )
-    SELECT turn_count, place.first AS position FROM turn, place
-    """
-).bindparams(
-    bindparam("total", type_=JSONB(none_as_null=True)),
-    bindparam("usage", type_=JSONB(none_as_null=True)),
-    bindparam("said", type_=JSONB),
-    bindparam("first_event_at", type_=DateTime(timezone=True)),
-)
-
-
 def _store_answer(
     connection: Connection,
     turn: Claimed,
@@ -404,8 +353,26 @@ def _store_answer(
     runs_tools: bool = False,
 ) -> _Stored:
     """Store messages, and what they mean for the turn, its attempt and its chat.  Raises LeaseLost."""
-    row = connection.execute(
-        _STORE_ANSWER,
+    row = _try_to_store(connection, turn, ended, said, origin, is_last=is_last, runs_tools=runs_tools)
+    if row is None:
+        raise LeaseLost(turn.id, turn.epoch)
+    _meter(connection, turn, ended)
+    return _Stored(row.position, row.turn_count, read_anchor(row.anchor))
+
+
+def _try_to_store(
+    connection: Connection,
+    turn: Claimed,
+    ended: Ended,
+    said: Sequence[Message],
+    origin: Origin,
+    *,
+    is_last: bool = False,
+    runs_tools: bool = False,
+    only_unfollowed: bool = False,
+) -> Row[Any] | None:
+    return connection.execute(
+        STORE_ANSWER,
         {
             "turn_id": turn.id,
             "chat_id": turn.chat_id,
@@ -413,41 +380,35 @@ def _store_answer(
             "epoch": turn.epoch,
             "step": turn.step,
             "attempt": turn.attempt,
+            "only_unfollowed": only_unfollowed,
             "is_last": is_last,
             "runs_tools": runs_tools,
             "total": total(turn.usage, ended.usage),
             "outcome": ended.outcome,
+            "chained": ended.chained,
+            "resumed": ended.resumed,
             "usage": ended.usage,
             "first_event_at": ended.first_event_at,
             "response_id": origin.response_id,
             "credential": origin.credential.seal,
             "said": [_row(turn, message) for message in said],
+            "anchor": _anchor(turn, said, origin),
         },
     ).first()
-    if row is None:
-        raise LeaseLost(turn.id, turn.epoch)
-    anchor = _anchor(connection, turn, (turn.seq, row.position + len(said) - 1), said, origin)
-    if anchor is not None:
-        _update_chat(connection, turn, anchor=anchor.model_dump(mode="json"))
-    _meter(connection, turn, ended)
-    return _Stored(row.position, row.turn_count, anchor)
 
 
-def _anchor(
-    connection: Connection, turn: Claimed, through: Place, said: Sequence[Message], origin: Origin
-) -> Anchor | None:
+def _anchor(turn: Claimed, said: Sequence[Message], origin: Origin) -> dict[str, Any] | None:
+    """Return what becomes the chat's anchor, but for its position and digest, which the database knows."""
     if origin.response_id is None or not origin.anchors:
         return None
-    return Anchor(
-        response_id=origin.response_id,
-        credential=origin.credential,
-        seq=through[0],
-        position=through[1],
-        digest=fingerprint(connection, turn.chat_id, seen_by=turn.seq, through=through),
-        terms=origin.terms,
-        calls=tuple(part.call_id for message in said for part in message.parts if isinstance(part, ToolCall)),
-        made_at=datetime.now(UTC),
-    )
+    return {
+        "response_id": origin.response_id,
+        "credential": origin.credential.model_dump(),
+        "seq": turn.seq,
+        "terms": origin.terms,
+        "calls": [part.call_id for message in said for part in message.parts if isinstance(part, ToolCall)],
+        "made_at": datetime.now(UTC).isoformat(),
+    }
 
 
 def fail(connection: Connection, turn: Claimed, ended: Ended, *, goes_on: bool = False) -> Settled:
@@ -677,6 +638,8 @@ def _end_attempt(connection: Connection, turn: Claimed, ended: Ended) -> None:
         .where(this, attempts.c.outcome == AttemptOutcome.RUNNING)
         .values(
             outcome=ended.outcome,
+            chained=ended.chained,
+            resumed=ended.resumed,
             error=ended.error.model_dump(mode="json") if ended.error else None,
             facts=ended.facts,
             delay_ms=round(ended.delay.total_seconds() * 1000) if ended.delay is not None else None,

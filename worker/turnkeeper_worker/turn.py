@@ -1,13 +1,14 @@
 """One delivery of a turn, from claim to commit.
 
 ```
-claim → plan → load → begin → call → answer ─→ complete
-  │                    ↑  ↑      │      └→ tools, or a pause ─→ next step
-  │                    │  │      └─ failure → classify → decide ─→ retry | give up
-  │                    │  └──── heal | fall back ←┘
+claim → plan → call → answer ─→ complete
+  │      ↑  ↑    │      └→ tools, or a pause ─→ next step
+  │      │  │    ├─ failure → classify → decide ─→ retry | give up
+  │      │  │    └─ must rest ──→ park     │
+  │      │  └──── heal | fall back ←───────┘
   └→ tools of a lost worker ─→ next step
 ```
-Every arrow that writes is one transaction; none is open while the provider speaks, or a tool runs.
+Every arrow that writes is one statement, or one transaction; none is open while the provider speaks, or a tool runs.
 """
 
 import asyncio
@@ -20,7 +21,6 @@ from typing import Self, TypeAlias, assert_never
 from uuid import UUID
 
 from psycopg import Error as PsycopgError
-from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from turnkeeper.states import TurnState
@@ -36,7 +36,7 @@ from turnkeeper_worker.outcomes import Dropped, Outcome
 from turnkeeper_worker.planner import Attempt, Planner
 from turnkeeper_worker.providers import Provider
 from turnkeeper_worker.remedies import Remedies, crashed
-from turnkeeper_worker.store import Claimed, Early, LeaseLost, NotMine
+from turnkeeper_worker.store import Claim, Claimed, Early, LeaseLost, NotMine, Taken
 from turnkeeper_worker.switchboard import Switchboard
 from turnkeeper_worker.telemetry import get_logger
 from turnkeeper_worker.tool_step import ToolRunner, ToolStep
@@ -55,6 +55,8 @@ class TurnRunner:
     worker_id: UUID
     database: Database
     planner: Planner
+    directory: str
+    """What a claim needs to know of the providers."""
     model: ModelRunner
     tools: ToolRunner
     remedies: Remedies
@@ -87,6 +89,7 @@ class TurnRunner:
             worker_id=worker_id,
             database=database,
             planner=planner,
+            directory=planner.directory(),
             model=ModelRunner(
                 database=database,
                 live=live,
@@ -140,43 +143,37 @@ class TurnRunner:
 
     async def _take(self, turn_id: UUID) -> Work | Outcome:
         while True:
-            match await self._try_to_claim(turn_id):
+            match await self._claim(turn_id):
+                case Taken() as taken:
+                    return await self._begin(taken)
+                case Early(wait):
+                    await asyncio.sleep(wait.total_seconds())
                 case NotMine(state=state):
                     is_cancelled = state is TurnState.CANCELLED
                     return Dropped("not due, not first in its chat, or held by another worker", is_cancelled)
-                case Early(wait):
-                    await asyncio.sleep(wait.total_seconds())
-                case work_or_end:
-                    return work_or_end
+                case other:
+                    assert_never(other)
 
-    async def _try_to_claim(self, turn_id: UUID) -> Work | Outcome | Early | NotMine:
+    async def _claim(self, turn_id: UUID) -> Claim:
         try:
-            return await self.database.surely(self._claim, turn_id)
+            return await self.database.surely_alone(store.claim, turn_id, self.worker_id, self.directory)
         except IntegrityError as error:
             if _breaks(error, "ix_turns_one_runs"):
                 # Another turn of the chat was claimed in the same moment; the unique index decided.
                 return NotMine()
-            return await self._claim_to_fail(turn_id, error)
+            raise
+
+    async def _begin(self, taken: Taken) -> Work | Outcome:
+        turn = taken.turn
+        try:
+            if turn.runs_tools:
+                return await self.database.surely(tool_step.take_over, turn)
+            if (planned := self.planner.plan_taken(taken)) is not None:
+                return planned
+            return await self.database.surely(self.planner.plan_anew, turn)
         except Exception as error:  # noqa: BLE001 - the edge of a turn: what cannot be planned once never can
-            return await self._claim_to_fail(turn_id, error)
-
-    async def _claim_to_fail(self, turn_id: UUID, error: Exception) -> Work | Outcome | NotMine:
-        """End a turn that cannot even be planned; else it would be rung for, and crash, for ever."""
-        match await self.database.surely(store.claim, turn_id, self.worker_id):
-            case Claimed() as turn:
-                self.observer.claimed(turn)
-                return await self.remedies.apply(turn, crashed(turn, error), turn.elapsed)
-            case Early() | NotMine():
-                return NotMine()
-
-    def _claim(self, connection: Connection, turn_id: UUID) -> Work | Early | NotMine:
-        match store.claim(connection, turn_id, self.worker_id):
-            case Claimed(runs_tools=True) as turn:
-                return tool_step.take_over(connection, turn)
-            case Claimed() as turn:
-                return self.planner.begin(connection, turn)
-            case Early() | NotMine() as not_now:
-                return not_now
+            self.observer.claimed(turn)
+            return await self.remedies.apply(turn, crashed(turn, error), turn.elapsed)
 
     async def _go(self, work: Work, lease: Lease, began: float) -> Outcome:
         """Call the model and run tools in turn, until the delivery has its outcome."""

@@ -292,7 +292,7 @@ def _history(attempt: AttemptView) -> str:
     """Say what was sent of the chat: what is new, all of it, or nothing where a response went on by itself."""
     if attempt.resumed:
         return "resumed"
-    return "chained" if attempt.chained else "full"
+    return {True: "chained", False: "full", None: ""}[attempt.chained]
 
 
 def _tools_table(view: TurnView) -> Table:

@@ -61,6 +61,11 @@ class Call:
         """Whether the call continues from an anchor."""
         return self.previous_response_id is not None
 
+    @property
+    def is_resumed(self) -> bool:
+        """Whether the call comes back to a response that an earlier one asked for."""
+        return self.running is not None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
