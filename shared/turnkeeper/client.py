@@ -185,7 +185,7 @@ class Turnkeeper(_Keeper):
         return cancelled
 
     def retry(self, turn_id: UUID | str) -> Enqueued:
-        """Skip a turn's countdown, or answer a failed turn anew.
+        """Skip a turn's wait for a retry or a cooldown, or answer a failed turn anew.
 
         Raises UnknownTurn, NotRetryable or UsageLimitExceeded.
         """
@@ -425,7 +425,7 @@ class AsyncTurnkeeper(_Keeper):
         return cancelled
 
     async def retry(self, turn_id: UUID | str) -> Enqueued:
-        """Skip a turn's countdown, or answer a failed turn anew.
+        """Skip a turn's wait for a retry or a cooldown, or answer a failed turn anew.
 
         Raises UnknownTurn, NotRetryable or UsageLimitExceeded.
         """

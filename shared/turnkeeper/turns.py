@@ -408,10 +408,15 @@ def wake_next(connection: Connection, chat_id: UUID) -> UUID | None:
     return woken
 
 
-def retry(connection: Connection, turn_id: UUID) -> Enqueued:
-    """Try again: skip the countdown of a waiting turn, or answer a failed one's message in a new turn.
+IS_PARKED = and_(turns.c.state == TurnState.QUEUED, turns.c.available_at > func.now())
+"""Whether a turn waits for its provider's cooldown."""
 
-    The new turn counts like any other.  Raises UnknownTurn, UsageLimitExceeded, or NotRetryable for a turn that is
+
+def retry(connection: Connection, turn_id: UUID) -> Enqueued:
+    """Try again: skip the wait for a retry or a cooldown, or answer a failed turn's message in a new one.
+
+    A turn that skips the wait for a cooldown asks it again, and may have to wait again.  The new turn counts like
+    any other.  Raises UnknownTurn, UsageLimitExceeded, or NotRetryable for a turn that stands in a queue, is
     running, completed, cancelled, superseded, or no longer the last of its chat.
     """
     chat_id = lock_chat_of(connection, turn_id)
@@ -420,7 +425,7 @@ def retry(connection: Connection, turn_id: UUID) -> Enqueued:
         raise NotRetryable(turn_id, f"its message was edited, and turn {superseded_by} stands in its place")
     hurried = connection.execute(
         update(turns)
-        .where(turns.c.id == turn_id, turns.c.state == TurnState.RETRYING)
+        .where(turns.c.id == turn_id, or_(turns.c.state == TurnState.RETRYING, IS_PARKED))
         .values(available_at=func.now(), rung_at=func.now())
         .returning(turns.c.id)
     ).first()

@@ -18,7 +18,7 @@ from .conftest import Site, open_site_with
 RATE = 10.0
 TURNS = 150
 SOON = timedelta(seconds=30)
-KEYS = ("told", "silent", "heedless", "resting", "cancelled", "shown", "chained", "cleared", "long", "shut")
+KEYS = ("told", "silent", "heedless", "resting", "cancelled", "now", "shown", "chained", "cleared", "long", "shut")
 """Providers, each with a model of its own, and so with a bucket and a cooldown of its own."""
 
 
@@ -159,6 +159,22 @@ def test_a_turn_that_waits_is_cancelled_at_once(limited: Site) -> None:
     turn = parked(limited, "cancelled")
 
     assert limited.keeper.cancel(turn.id).state is TurnState.CANCELLED
+    assert limited.calls(turn.id) == []
+
+
+def test_a_turn_that_is_retried_by_hand_asks_again_and_waits_again_where_it_must(limited: Site) -> None:
+    throttle(limited, "now", seconds=300)
+    turn = parked(limited, "now")
+    epoch = limited.keeper.show(turn.id).epoch
+
+    limited.keeper.retry(turn.id)
+
+    def waits_again() -> bool:
+        view = limited.keeper.show(turn.id)
+        return view.epoch > epoch and view.parked_until is not None
+
+    assert poll(waits_again, within=SOON), limited.keeper.show(turn.id)
+    assert limited.keeper.cancel(turn.id).changed
     assert limited.calls(turn.id) == []
 
 

@@ -534,17 +534,19 @@ class Turns(RuleBasedStateMachine):
     def retry_by_hand(self, which: int) -> None:
         turn = one_of(self.known, which)
         row = self.stage.row(turn)
+        is_later = row["available_at"] is not None and row["available_at"] > datetime.now(UTC)
+        has_to_wait = row["state"] == TurnState.RETRYING or (row["state"] == TurnState.QUEUED and is_later)
         is_last = row["seq"] == self.stage.chat(row["chat_id"])["turn_count"]
         try:
             again = self.stage.do(turns.retry, turn)
         except NotRetryable:
-            assert row["state"] != TurnState.RETRYING
+            assert not has_to_wait
             assert row["state"] != TurnState.FAILED or not is_last
             return
         except UsageLimitExceeded:
             assert len(self.known) == MOST_TURNS
             return
-        if row["state"] == TurnState.RETRYING:
+        if has_to_wait:
             assert (again.id, again.is_new) == (turn, False)
         else:
             assert (row["state"], is_last, again.is_new) == (TurnState.FAILED, True, True)

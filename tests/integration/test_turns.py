@@ -1,5 +1,6 @@
 """What a producer may do to a turn: enqueue, cancel, retry; one producer at a time."""
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -20,7 +21,7 @@ from turnkeeper.requests import TurnRequest
 from turnkeeper.states import TurnState
 from turnkeeper.tables import chats, messages
 from turnkeeper.tables import turns as turns_table
-from turnkeeper_worker import upkeep
+from turnkeeper_worker import store, upkeep
 from turnkeeper_worker.store import NotMine, claim
 
 if TYPE_CHECKING:
@@ -262,6 +263,16 @@ class TestRetry:
 
         assert (retried.id, retried.is_new, retried.is_due) == (turn_id, False, True)
         assert stage.claim(turn_id).attempt == 2
+
+    def test_the_wait_for_a_cooldown_is_skipped(self, stage: "Stage") -> None:
+        parked = stage.claim(stage.enqueue().id)
+        stage.do(store.park, parked, timedelta(seconds=60), is_rung=False)
+
+        retried = stage.do(turns.retry, parked.id)
+
+        assert (retried.id, retried.is_new, retried.is_due) == (parked.id, False, True)
+        assert stage.row(parked.id)["rung_at"] is not None
+        assert stage.claim(parked.id).attempt == 1
 
     def test_a_failed_turn_is_answered_anew_by_another_turn(self, stage: "Stage") -> None:
         failed = stage.turn(TurnState.FAILED, options={"seed": 1}, owner="ada", idempotency_key="k")

@@ -32,7 +32,7 @@ from turnkeeper import limits
 from turnkeeper.errors import ChatError, ErrorKind, Situation, read_stored, terminal_copy
 from turnkeeper.states import AttemptOutcome, TurnState
 from turnkeeper.tables import attempts, chats, erased_turns, left_responses, rejections, tool_runs, turns, workers
-from turnkeeper.turns import AT_BROKER, wake_next
+from turnkeeper.turns import AT_BROKER, IS_PARKED, wake_next
 from turnkeeper_worker import ledger
 from turnkeeper_worker.checkpoint import Checkpoint, read_checkpoint
 from turnkeeper_worker.store import total
@@ -198,8 +198,7 @@ def _orphan(connection: Connection, row: Row[Any]) -> Orphan:
 
 def unpark(connection: Connection, provider: str | None) -> int:
     """Make parked turns due, of a provider or of all; the rescue loop rings for them.  Returns how many."""
-    is_parked = and_(turns.c.state == TurnState.QUEUED, turns.c.available_at > func.now())
-    is_meant = is_parked if provider is None else and_(is_parked, turns.c.provider == provider)
+    is_meant = IS_PARKED if provider is None else and_(IS_PARKED, turns.c.provider == provider)
     return connection.execute(update(turns).where(is_meant).values(available_at=func.now(), rung_at=None)).rowcount
 
 

@@ -145,7 +145,7 @@ def cancel(turn: TurnId, *, as_json: AsJson = False) -> int:
 
 
 def retry(turn: TurnId, *, as_json: AsJson = False) -> int:
-    """Skip a turn's countdown, or answer the message of a failed turn in a new one; print the turn's id."""
+    """Skip a turn's wait, or answer the message of a failed turn in a new one; print the turn's id."""
     with keeper_of(Settings.load()) as keeper:
         enqueued = keeper.retry(turn)
     ids = {"turn_id": str(enqueued.id), "chat_id": str(enqueued.chat_id), "is_new": enqueued.is_new}
