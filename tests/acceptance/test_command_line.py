@@ -64,6 +64,18 @@ def test_follow_tells_failure_and_cancellation_by_its_exit_code(site: Site) -> N
     assert site.cli("follow", str(cancelled.id)).code == 4
 
 
+def test_whoever_retries_without_a_broker_is_told_that_the_turn_is_stored(site: Site) -> None:
+    failed = site.run("Try sim:unauthorized")
+    without_broker = site.running.addresses.environment() | {"TURNKEEPER_BROKER_URL": "redis://127.0.0.1:1/0"}
+
+    retried = site.cli("retry", str(failed.id), **without_broker)
+
+    turn_id = retried.out.strip()
+    assert retried.code == 2
+    assert f"turn {turn_id} is stored" in one_line(retried.err)
+    assert site.cli("follow", turn_id).code == 3
+
+
 def test_the_idempotency_key_gives_the_same_id(site: Site) -> None:
     ids = {site.cli("enqueue", "--idempotency-key", "cli-1", "Once").out for _ in range(2)}
 

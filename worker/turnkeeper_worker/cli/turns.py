@@ -146,10 +146,10 @@ def cancel(turn: TurnId, *, as_json: AsJson = False) -> int:
 
 def retry(turn: TurnId, *, as_json: AsJson = False) -> int:
     """Skip a turn's wait, or answer the message of a failed turn in a new one; print the turn's id."""
-    with keeper_of(Settings.load()) as keeper:
-        enqueued = keeper.retry(turn)
-    ids = {"turn_id": str(enqueued.id), "chat_id": str(enqueued.chat_id), "is_new": enqueued.is_new}
-    typer.echo(json.dumps(ids) if as_json else str(enqueued.id))
+    settings = Settings.load()
+    with keeper_of(settings) as keeper:
+        retried = keeper.retry(turn)
+    _tell(settings, retried, as_json=as_json)
     return 0
 
 
@@ -170,13 +170,13 @@ def _read(text: str) -> str:
 
 
 def _tell(settings: Settings, enqueued: Enqueued, *, as_json: bool) -> None:
-    """Print the ids of a new turn.  Raises BrokerUnavailable where nobody could be told of it."""
+    """Print the ids of a turn that is due.  Raises BrokerUnavailable where nobody could be told of it."""
     ids = {"turn_id": str(enqueued.id), "chat_id": str(enqueued.chat_id), "is_new": enqueued.is_new}
     typer.echo(json.dumps(ids) if as_json else str(enqueued.id))
     if enqueued.is_due and not (enqueued.is_rung or enqueued.is_held):
         raise BrokerUnavailable(
             address_of(settings.broker),
-            f"turn {enqueued.id} is stored and runs when the broker is back, so do not enqueue it again",
+            f"turn {enqueued.id} is stored and runs when the broker is back, so do not ask for it again",
         )
 
 
