@@ -85,6 +85,11 @@ def _provisional(transcript: Transcript) -> str:
     return "".join(part.text for part in transcript.provisional if part.kind == "text")
 
 
+def outcomes(view: TurnView) -> list[AttemptOutcome]:
+    """Return how each attempt of a turn ended."""
+    return [attempt.outcome for attempt in view.attempts]
+
+
 @dataclass(slots=True)
 class Site:
     """A running stack, as its users see it."""

@@ -5,16 +5,10 @@ import pytest
 from turnkeeper import Transcript, TurnState
 from turnkeeper_ops.dev.addresses import SIMULATOR, SIMULATOR_CHAT, SIMULATOR_MESSAGES
 
-from .conftest import Site
-
-APIS = [
-    pytest.param(SIMULATOR, id="Responses"),
-    pytest.param(SIMULATOR_CHAT, id="Chat Completions"),
-    pytest.param(SIMULATOR_MESSAGES, id="Anthropic Messages"),
-]
+from .conftest import APIS, Site
 
 
-@pytest.mark.parametrize("provider", APIS)
+@pytest.mark.parametrize("provider", APIS, ids=APIS.get)
 def test_a_turn_is_streamed_and_stored(site: Site, provider: str) -> None:
     turn = site.enqueue("Hello", provider=provider)
 

@@ -9,7 +9,7 @@ from turnkeeper import AttemptOutcome, TurnState
 from turnkeeper.views import TurnView
 from turnkeeper_ops.dev.addresses import SIMULATOR_KEY, SIMULATOR_SECOND_KEY
 
-from .conftest import Site, open_site_with
+from .conftest import Site, open_site_with, outcomes
 
 ROTATING = "ROTATING_KEY"
 
@@ -39,10 +39,6 @@ def keyring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(ROTATING, SIMULATOR_KEY)
         yield from open_site_with(tmp_path_factory.mktemp("keyring"), settings, concurrency=20)
-
-
-def outcomes(view: TurnView) -> list[AttemptOutcome]:
-    return [attempt.outcome for attempt in view.attempts]
 
 
 @pytest.mark.parametrize(("provider", "seal"), [("sealing", "encrypted_content"), ("thinking", "signature")])

@@ -17,14 +17,9 @@ from turnkeeper.views import TurnView
 from turnkeeper_ops.dev.addresses import SIMULATOR, SIMULATOR_CHAT, SIMULATOR_MESSAGES
 from turnkeeper_ops.services.process import poll
 
-from .conftest import Site, open_site
+from .conftest import APIS, Site, open_site
 from .tools_package import install_tools
 
-APIS = [
-    pytest.param(SIMULATOR, id="Responses"),
-    pytest.param(SIMULATOR_CHAT, id="Chat Completions"),
-    pytest.param(SIMULATOR_MESSAGES, id="Anthropic Messages"),
-]
 LINES = (
     "lease_ttl_seconds = 3.0",
     "beat_seconds = 0.5",
@@ -73,7 +68,7 @@ def ran(folder: Path, view: TurnView) -> list[dict[str, Any]]:
     return [run for run in map(json.loads, lines) if run["key"].startswith(f"{view.id}/")]
 
 
-@pytest.mark.parametrize("provider", APIS)
+@pytest.mark.parametrize("provider", APIS, ids=APIS.get)
 def test_the_model_gets_the_results_of_its_calls_in_their_order_and_answers(
     workshop: Site, tools_folder: Path, provider: str
 ) -> None:
@@ -235,7 +230,7 @@ def test_a_worker_that_shuts_down_leaves_the_tools_to_its_successor(workshop: Si
     leaving.stop()
 
 
-@pytest.mark.parametrize("provider", APIS)
+@pytest.mark.parametrize("provider", APIS, ids=APIS.get)
 def test_a_producer_answers_for_its_own_tools_in_the_next_turn(workshop: Site, provider: str) -> None:
     described = {
         SIMULATOR: {"type": "function", "name": "ask_user", "parameters": {"type": "object", "properties": {}}},

@@ -12,16 +12,11 @@ import pytest
 
 from turnkeeper import AttemptOutcome, ErrorKind, Transcript, TurnState
 from turnkeeper.events import TurnCommitted, TurnPart, TurnRetry
-from turnkeeper.views import TurnView
 from turnkeeper_ops.simulator.scripts import Spelling
 
-from .conftest import Record, Site
+from .conftest import Record, Site, outcomes
 
 T = TypeVar("T")
-
-
-def outcomes(view: TurnView) -> list[AttemptOutcome]:
-    return [attempt.outcome for attempt in view.attempts]
 
 
 def test_a_turn_is_streamed_committed_and_stored(site: Site) -> None:
