@@ -14,11 +14,13 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from sqlalchemy import insert
 
 from turnkeeper import AttemptOutcome, Transcript, Turnkeeper
 from turnkeeper.events import Event, FinalEvent, TurnCompleted, TurnFailed, TurnRetry, read_event
 from turnkeeper.follow import FIELD
 from turnkeeper.keys import events_key
+from turnkeeper.tables import chats, messages, turns
 from turnkeeper.turns import Enqueued
 from turnkeeper.views import TurnView
 from turnkeeper_ops.dev import Stack, stack
@@ -166,6 +168,25 @@ class Site:
         with ThreadPoolExecutor(8) as users:
             enqueued = list(users.map(lambda turn: self.enqueue(turn[0], provider=turn[1]), turns))
         return [self.record(one) for one in enqueued]
+
+    def gather(self, count: int, **turn: Any) -> None:
+        """Store turns as if they had been enqueued, each in a chat of its own, and tell nobody.
+
+        Args:
+            count: How many.
+            turn: What is not usual about them.
+        """
+        usual = {"seq": 1, "provider": SIMULATOR, "request_digest": ""} | turn
+        crowd = [{"id": uuid4(), "chat_id": uuid4()} | usual for _ in range(count)]
+        said = {"position": 0, "role": "user", "parts": [{"type": "text", "text": "One of many"}]}
+        with self.keeper._engine.begin() as connection:
+            chat = {"provider": usual["provider"], "turn_count": 1}
+            connection.execute(insert(chats), [{"id": one["chat_id"]} | chat for one in crowd])
+            connection.execute(insert(turns), crowd)
+            connection.execute(
+                insert(messages),
+                [{"turn_id": one["id"], "chat_id": one["chat_id"], "turn_seq": 1} | said for one in crowd],
+            )
 
     def spent(self, turn_id: UUID) -> int:
         """Return how many attempts were charged to the budget of a turn's last step."""

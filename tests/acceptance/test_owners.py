@@ -1,14 +1,14 @@
 """One owner has ten thousand turns to run, and another one: it starts after a few of them, not after all."""
 
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Connection, func, insert, select, text
+from sqlalchemy import func, select
 
 from turnkeeper import TurnState
-from turnkeeper.tables import chats, messages, turns
+from turnkeeper.tables import turns
 from turnkeeper.turns import AT_BROKER, Enqueued
 from turnkeeper_ops.services.process import poll
 
@@ -21,40 +21,13 @@ A_FEW = AT_BROKER + CONCURRENCY
 SAMPLES = 10
 SOON = timedelta(seconds=30)
 
-_TURN = {
-    "id": func.gen_random_uuid(),
-    "chat_id": chats.c.id,
-    "seq": text("1"),
-    "owner": text("'many'"),
-    "provider": text("'simulator_chat'"),
-    "request_digest": text("''"),
-    "available_at": func.now(),
-}
-_MESSAGE = {
-    "turn_id": turns.c.id,
-    "position": text("0"),
-    "chat_id": turns.c.chat_id,
-    "turn_seq": turns.c.seq,
-    "role": text("'user'"),
-    "parts": text("""'[{"type": "text", "text": "One of many"}]'::jsonb"""),
-}
-
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A small worker, before which one owner has put ten thousand turns that nobody rang for."""
     for site in open_site(tmp_path_factory.mktemp("shared"), concurrency=CONCURRENCY):
-        with site.keeper._engine.begin() as connection:
-            gather(connection)
+        site.gather(CROWD, owner="many", provider="simulator_chat", available_at=datetime.now(UTC))
         yield site
-
-
-def gather(connection: Connection) -> None:
-    each = func.generate_series(1, CROWD)
-    new = select(func.gen_random_uuid(), text("'many'"), text("'simulator_chat'"), each * 0 + 1)
-    connection.execute(insert(chats).from_select(["id", "owner", "provider", "turn_count"], new))
-    connection.execute(insert(turns).from_select(list(_TURN), select(*_TURN.values())))
-    connection.execute(insert(messages).from_select(list(_MESSAGE), select(*_MESSAGE.values())))
 
 
 def started(site: Site) -> int:

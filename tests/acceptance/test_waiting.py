@@ -2,14 +2,14 @@
 
 import shutil
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
-from sqlalchemy import func, insert, select, text, update
+from sqlalchemy import func, select, update
 
 from turnkeeper import TurnState
-from turnkeeper.tables import chats, messages, turns
+from turnkeeper.tables import turns
 from turnkeeper_ops.services.process import poll
 
 from .conftest import Site, open_site
@@ -27,36 +27,9 @@ ENDED_WITHIN = timedelta(seconds=60)
 def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A stack in whose database ten thousand turns wait for a time far away."""
     for site in open_site(tmp_path_factory.mktemp("crowded"), concurrency=200, durable=True):
-        with site.keeper._engine.begin() as connection:
-            connection.execute(insert(chats).from_select(["id", "provider", "model", "turn_count"], _CHATS))
-            connection.execute(insert(turns).from_select(list(_TURN), select(*_TURN.values())))
-            connection.execute(insert(messages).from_select(list(_MESSAGE), select(*_MESSAGE.values())))
+        retrying = {"state": TurnState.RETRYING, "attempt": 1, "spent": 1, "started_at": datetime.now(UTC)}
+        site.gather(WAITING, **retrying, available_at=datetime.now(UTC) + timedelta(hours=1))
         yield site
-
-
-_CHATS = select(
-    func.gen_random_uuid(), text("'simulator'"), text("'sim-1'"), func.generate_series(1, WAITING) * 0 + 1
-)
-_TURN = {
-    "id": func.gen_random_uuid(),
-    "chat_id": chats.c.id,
-    "seq": text("1"),
-    "state": text("'retrying'"),
-    "attempt": text("1"),
-    "spent": text("1"),
-    "provider": text("'simulator'"),
-    "request_digest": text("''"),
-    "available_at": func.now() + timedelta(hours=1),
-    "started_at": func.now(),
-}
-_MESSAGE = {
-    "turn_id": turns.c.id,
-    "position": text("0"),
-    "chat_id": turns.c.chat_id,
-    "turn_seq": turns.c.seq,
-    "role": text("'user'"),
-    "parts": text("""'[{"type": "text", "text": "Still there?"}]'::jsonb"""),
-}
 
 
 def test_a_turn_that_is_due_now_starts_at_once_and_an_empty_redis_costs_none_of_the_others(
