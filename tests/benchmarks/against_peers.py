@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 from tests.benchmarks.lab import ROOT, WITHIN, Lab, Meter, lab, resident_bytes
@@ -157,12 +158,14 @@ def _report(options: argparse.Namespace, found: dict[str, list[Cost]]) -> Report
     )
     figures = ("microseconds", "milliseconds", "rate_of_a_core", "rate", "mib")
     for engine, costs in found.items():
-        report.rows.append((PEERS.get(engine, engine), *(_series(costs, figure) for figure in figures)))
+        series = (Series.over(costs, attrgetter(figure)) for figure in figures)
+        report.rows.append((PEERS.get(engine, engine), *series))
+    cpu = {engine: Series.over(costs, lambda one: one.microseconds) for engine, costs in found.items()}
+    rates = {engine: Series.over(costs, lambda one: one.rate_of_a_core) for engine, costs in found.items()}
     for peer, name in PEERS.items():
         if not {OURS, peer} <= set(found):
             continue
-        events = _series(found[OURS], "microseconds").against(_series(found[peer], "microseconds"))
-        turns = _series(found[OURS], "rate_of_a_core").against(_series(found[peer], "rate_of_a_core"))
+        events, turns = cpu[OURS].against(cpu[peer]), rates[OURS].against(rates[peer])
         report.goals.append(Goal(f"CPU of an event, ours / {name}", events, most=1.0))
         report.goals.append(Goal(f"short turns a core, ours / {name}", turns, least=1.0))
     report.notes = [
@@ -170,10 +173,6 @@ def _report(options: argparse.Namespace, found: dict[str, list[Cost]]) -> Report
         "A worker's CPU alone is counted; DBOS and Turnkeeper use more of PostgreSQL than the others do.",
     ]
     return report
-
-
-def _series(costs: list[Cost], figure: str) -> Series:
-    return Series(tuple(getattr(cost, figure) for cost in costs))
 
 
 if __name__ == "__main__":

@@ -5,12 +5,15 @@ import json
 import signal
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from rich.console import Console
 from rich.table import Table
 from tests.benchmarks.lab import Unfinished
+
+T = TypeVar("T")
 
 FEW = 100
 """From here on, decimals say nothing."""
@@ -27,6 +30,11 @@ class Series:
     def of(cls, *values: float) -> "Series":
         """Make a series of the rounds' figures."""
         return cls(tuple(values))
+
+    @classmethod
+    def over(cls, rounds: Iterable[T], figure: Callable[[T], float]) -> "Series":
+        """Read one figure of each round."""
+        return cls(tuple(map(figure, rounds)))
 
     @property
     def median(self) -> float:

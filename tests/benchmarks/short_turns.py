@@ -8,7 +8,7 @@ between a tenth of the messages taken and `LEFT` of them left, in which every sl
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from uuid import uuid4
@@ -116,15 +116,15 @@ def _report(options: argparse.Namespace, found: dict[str, list[Run]]) -> Report:
         report.rows.append(
             (
                 engine,
-                _series(runs, lambda one: one.rate),
+                Series.over(runs, lambda one: one.rate),
                 *(
-                    _series(runs, lambda one, who=who: one.milliseconds(who))
+                    Series.over(runs, lambda one, who=who: one.milliseconds(who))
                     for who in ("worker", "postgres", "redis")
                 ),
-                _series(runs, lambda one: one.cores),
+                Series.over(runs, lambda one: one.cores),
             )
         )
-    rates = {engine: _series(runs, lambda one: one.rate) for engine, runs in found.items()}
+    rates = {engine: Series.over(runs, lambda one: one.rate) for engine, runs in found.items()}
     ours, bare = rates["turnkeeper, 1"], rates["bare Celery, 1"]
     report.goals = [Goal("rate, ours / bare Celery", ours.against(bare), least=round(LEAST_AGAINST_BARE, 2))]
     report.notes = [
@@ -132,10 +132,6 @@ def _report(options: argparse.Namespace, found: dict[str, list[Run]]) -> Report:
         for count in PROCESSES[1:]
     ]
     return report
-
-
-def _series(runs: list[Run], figure: Callable[[Run], float]) -> Series:
-    return Series(tuple(map(figure, runs)))
 
 
 if __name__ == "__main__":

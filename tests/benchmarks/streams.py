@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 from uuid import UUID
 
 from tests.benchmarks.lab import PER_SECOND, Helper, Lab, Meter, Unfinished, helper, lab, resident_bytes
@@ -152,19 +153,14 @@ def _report(options: argparse.Namespace, found: dict[str, list[Run]]) -> Report:
     )
     for engine, runs in found.items():
         figures = ("microseconds", "with_ends", "kib", "cores", "p50_ms", "p99_ms", "late_s")
-        report.rows.append((engine, *(_series(runs, figure) for figure in figures)))
-    ours = _series(found["turnkeeper"], "microseconds")
+        report.rows.append((engine, *(Series.over(runs, attrgetter(figure)) for figure in figures)))
+    cpu = {engine: Series.over(runs, lambda one: one.microseconds) for engine, runs in found.items()}
+    ours, late = cpu["turnkeeper"], Series.over(found["turnkeeper"], lambda one: one.p99_ms)
     report.goals = [
-        Goal(
-            "CPU of an event, ours / bare", ours.against(_series(found["bare"], "microseconds")), MAX_AGAINST_BARE
-        ),
-        Goal(
-            "CPU of an event, ours / openai",
-            ours.against(_series(found["openai"], "microseconds")),
-            round(MAX_AGAINST_OPENAI, 2),
-        ),
+        Goal("CPU of an event, ours / bare", ours.against(cpu["bare"]), MAX_AGAINST_BARE),
+        Goal("CPU of an event, ours / openai", ours.against(cpu["openai"]), round(MAX_AGAINST_OPENAI, 2)),
         Goal("KiB of a turn", Series.of(found["turnkeeper"][0].kib), MAX_KIB),
-        Goal("delay of our events at the end, p99, ms", _series(found["turnkeeper"], "p99_ms"), LATE_MS),
+        Goal("delay of our events at the end, p99, ms", late, LATE_MS),
     ]
     behind = [engine for engine, runs in found.items() if any(one.fell_behind for one in runs)]
     lag = max(one.lag_ms for runs in found.values() for one in runs)
@@ -173,10 +169,6 @@ def _report(options: argparse.Namespace, found: dict[str, list[Run]]) -> Report:
         "An engine that falls behind reads more at once, and its events look cheaper than they are.",
     ]
     return report
-
-
-def _series(runs: list[Run], figure: str) -> Series:
-    return Series(tuple(getattr(one, figure) for one in runs))
 
 
 if __name__ == "__main__":
