@@ -25,10 +25,11 @@ from turnkeeper_worker.metrics import Metrics
 from turnkeeper_worker.observer import Observer
 from turnkeeper_worker.outcomes import Completed, Dropped, GaveUp, Outcome
 from turnkeeper_worker.providers import Answer, Call, CalledOff, Listener, Result
+from turnkeeper_worker.resources import Resources
 from turnkeeper_worker.switchboard import Switchboard
 from turnkeeper_worker.tools import Toolbox
 from turnkeeper_worker.turn import TurnRunner
-from turnkeeper_worker.upkeep import Held
+from turnkeeper_worker.upkeep import Held, Identity
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -83,23 +84,24 @@ async def run_once(
         pass
 
     leases = Leases(ttl=3 * seconds, every=seconds, beat=beat, give_back=give_back)
-    runner = TurnRunner.build(
-        worker_id=worker,
+    has = Resources(
+        settings=Settings(),
+        me=Identity(id=worker, host="here", pid=1, concurrency=1),
         database=database,
-        live=Live(redis, coalesce=seconds, ttl=60 * seconds, max_events=100),
-        providers={"openai": Scripted(behaviour)},
-        configs={"openai": ProviderConfig(base_url="http://openai.invalid")},
-        keys={},
-        toolbox=Toolbox(),
-        switchboard=Switchboard(),
+        upkeep_database=database,
+        redis=redis,
         # Its provider has no network, so nobody hears the head of a response.
         cooldowns=Cooldowns(redis=redis, off={"openai"}),
-        settings=Settings(),
-        call_up=lambda: None,
-        show=lambda _turn_id, _label: None,
-        rng=random.Random(1),
+        configs={"openai": ProviderConfig(base_url="http://openai.invalid")},
+        keys={},
+        providers={"openai": Scripted(behaviour)},
+        toolbox=Toolbox(),
+        switchboard=Switchboard(),
         observer=Observer(metrics or Metrics({})),
+        rng=random.Random(1),
     )
+    live = Live(redis, coalesce=seconds, ttl=60 * seconds, max_events=100)
+    runner = TurnRunner.build(has, live=live, call_up=lambda: None, show=lambda _turn_id, _label: None)
     try:
         with leases.hold(turn_id) as lease:
             assert lease is not None

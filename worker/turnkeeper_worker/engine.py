@@ -1,19 +1,14 @@
 """Everything that lives on a worker's event loop, put together and taken apart again."""
 
 import asyncio
-import os
-import random
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
-from uuid import UUID, uuid4
+from functools import partial
+from uuid import UUID
 
 from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
@@ -27,32 +22,21 @@ from turnkeeper.keys import CANCEL_CHANNEL
 from turnkeeper.requests import TurnRequest
 from turnkeeper.turns import Cancelled, Enqueued
 from turnkeeper_worker import upkeep
-from turnkeeper_worker.config import ProviderConfig, Settings
-from turnkeeper_worker.cooldown import Cooldowns
+from turnkeeper_worker.config import Settings
 from turnkeeper_worker.database import Database
-from turnkeeper_worker.leases import Leases, Stop
+from turnkeeper_worker.leases import GiveBack, Leases, Stop
 from turnkeeper_worker.live import Live
-from turnkeeper_worker.metrics import Metrics, serving
 from turnkeeper_worker.model_step import Show
-from turnkeeper_worker.observer import Observer
 from turnkeeper_worker.outcomes import Dropped, HandedBack, Outcome
-from turnkeeper_worker.providers import Provider, open_providers
 from turnkeeper_worker.rescue import Rescuer
-from turnkeeper_worker.switchboard import Switchboard
+from turnkeeper_worker.resources import REDIS_TIMEOUT_SECONDS, Resources, open_resources
 from turnkeeper_worker.telemetry import get_logger
-from turnkeeper_worker.tools import Toolbox, load_toolbox
-from turnkeeper_worker.tracing import open_tracer
 from turnkeeper_worker.turn import TurnRunner
-from turnkeeper_worker.upkeep import Due, Held, Identity
+from turnkeeper_worker.upkeep import Due, Ring
 from turnkeeper_worker.usher import Usher
 
 log = get_logger(__name__)
 
-REDIS_TIMEOUT_SECONDS = 5
-UPKEEP_CONNECTIONS = 5
-"""The heartbeat's, the rescue loop's, and those of the call-offs, of counting and of housekeeping."""
-COOLDOWN_TIMEOUT_SECONDS = 1
-"""No turn waits so long; it is for connections that hang."""
 DECLINED_FOR = timedelta(seconds=0.5)
 """How long a process that shuts down may still be sent messages."""
 RESTART_SECONDS = 1.0
@@ -155,163 +139,93 @@ class Engine:
 
 @asynccontextmanager
 async def open_engine(settings: Settings, broker: Broker) -> AsyncIterator[Engine]:
-    """Connect, register the worker and start its loops; take it all apart in reverse."""
-    toolbox = load_toolbox()
-    configs = settings.all_providers(os.environ)
-    me = Identity(
-        id=uuid4(),
-        host=socket.gethostname(),
-        pid=os.getpid(),
-        concurrency=settings.concurrency,
-        providers=tuple(configs),
-    )
-    async with AsyncExitStack() as stack:
-        database = Database.at(settings.database)
-        stack.push_async_callback(database.close)
-        # Hundreds of claims may wait for a connection; a heartbeat that waits behind them costs all their leases.
-        upkeep_database = Database.at(settings.database, connections=UPKEEP_CONNECTIONS)
-        stack.push_async_callback(upkeep_database.close)
-        configs = settings.all_providers(os.environ)
-        observer = _open_observer(stack, settings, configs)
-        await upkeep_database.once(upkeep.beat, me)
-        stack.push_async_callback(_sign_off, upkeep_database, me.id)
-        redis = _open_redis(settings)
-        stack.push_async_callback(_close_redis, redis)
-        # A client of its own: nobody waits for it as long as for live events.
-        cooldown_redis = _open_redis(settings, COOLDOWN_TIMEOUT_SECONDS, retry=Retry(NoBackoff(), 0))
-        stack.push_async_callback(_close_redis, cooldown_redis)
-        cooldowns = Cooldowns(
-            redis=cooldown_redis, off={name for name, config in configs.items() if not config.cooldown}
-        )
-        stack.push_async_callback(cooldowns.close)
-        providers = open_providers(configs, os.environ)
-        for provider in providers.values():
-            stack.push_async_callback(provider.close)
-        switchboard = Switchboard()
-        await switchboard.look(upkeep_database)
-        engine = _assemble(
-            settings,
-            broker,
-            me,
-            database,
-            upkeep_database,
-            redis,
-            configs,
-            providers,
-            toolbox,
-            switchboard,
-            cooldowns,
-            observer,
-        )
+    """Open what the worker has, put its parts together and start their loops; take it all apart in reverse."""
+    async with open_resources(settings) as has, AsyncExitStack() as stack:
+        engine = _assemble(has, broker)
         stack.push_async_callback(engine.live.flush)
         tasks = [asyncio.create_task(_keep_going(loop)) for loop in engine.loops()]
         stack.push_async_callback(_end, tasks)
         yield engine
 
 
-def _assemble(
-    settings: Settings,
-    broker: Broker,
-    me: Identity,
-    database: Database,
-    upkeep_database: Database,
-    redis: Redis,
-    configs: Mapping[str, ProviderConfig],
-    providers: Mapping[str, Provider],
-    toolbox: Toolbox,
-    switchboard: Switchboard,
-    cooldowns: Cooldowns,
-    observer: Observer,
-) -> Engine:
-    rng = random.Random()  # noqa: S311 - for jitter, not for secrets
-    ttl = timedelta(seconds=settings.lease_ttl_seconds)
-
-    async def beat() -> list[Held]:
-        return await upkeep_database.once(upkeep.beat, me)
-
+def _assemble(has: Resources, broker: Broker) -> Engine:
+    # What the leases lose concerns parts that need the leases themselves, and so are made after them.
     async def give_back(turn_id: UUID, epoch: int) -> None:
-        rescuer.announce(await upkeep_database.once(upkeep.give_back, turn_id, epoch))
+        rescuer.announce(await has.upkeep_database.once(upkeep.give_back, turn_id, epoch))
 
     def lost(turn_id: UUID) -> None:
         live.unsay(turn_id)
 
+    ring = partial(_ring, broker, has.upkeep_database)
+    leases = _make_leases(has, give_back, lost)
+    live = _make_live(has, leases)
+    rescuer = _make_rescuer(has, leases, live, broker, ring)
+    usher = Usher(has.upkeep_database, ring)
+    runner = TurnRunner.build(has, live=live, call_up=usher.ask, show=broker.show)
+    return Engine(
+        database=has.database,
+        redis=has.redis,
+        live=live,
+        leases=leases,
+        runner=runner,
+        rescuer=rescuer,
+        usher=usher,
+    )
+
+
+async def _ring(broker: Broker, database: Database, due: list[Due]) -> None:
+    """Tell of due turns; what nobody could be told of is left to the rescue loops.  Raises BrokerUnavailable."""
+    try:
+        await asyncio.to_thread(broker.ring, due)
+    except BrokerUnavailable:
+        await database.once(upkeep.forget_rings, [one.id for one in due])
+        raise
+
+
+def _make_leases(has: Resources, give_back: GiveBack, lost: Callable[[UUID], None]) -> Leases:
     leases = Leases(
-        ttl=ttl, every=timedelta(seconds=settings.beat_seconds), beat=beat, give_back=give_back, lost=lost
+        ttl=timedelta(seconds=has.settings.lease_ttl_seconds),
+        every=timedelta(seconds=has.settings.beat_seconds),
+        beat=partial(has.upkeep_database.once, upkeep.beat, has.me),
+        give_back=give_back,
+        lost=lost,
     )
-    live = Live(
-        redis,
-        coalesce=timedelta(milliseconds=settings.coalesce_ms),
-        ttl=timedelta(seconds=settings.events_ttl_seconds),
-        max_events=settings.events_max,
+    # As they are when Prometheus asks.
+    has.observer.metrics.in_flight.set_function(lambda: len(leases))
+    has.observer.metrics.held.set_function(leases.count_claimed)
+    has.observer.metrics.lease_age.set_function(leases.age)
+    return leases
+
+
+def _make_live(has: Resources, leases: Leases) -> Live:
+    return Live(
+        has.redis,
+        coalesce=timedelta(milliseconds=has.settings.coalesce_ms),
+        ttl=timedelta(seconds=has.settings.events_ttl_seconds),
+        max_events=has.settings.events_max,
         may_speak=leases.are_sure,
-        dropped=observer.metrics.live_events_dropped.inc,
+        dropped=has.observer.metrics.live_events_dropped.inc,
     )
-    _show_leases(observer.metrics, leases)
 
-    async def ring(due: list[Due]) -> None:
-        try:
-            await asyncio.to_thread(broker.ring, due)
-        except BrokerUnavailable:
-            await upkeep_database.once(upkeep.forget_rings, [one.id for one in due])
-            raise
 
-    rescuer = Rescuer(
-        database=upkeep_database,
+def _make_rescuer(has: Resources, leases: Leases, live: Live, broker: Broker, ring: Ring) -> Rescuer:
+    return Rescuer(
+        database=has.upkeep_database,
         live=live,
         ring=ring,
         queue_length=lambda: asyncio.to_thread(broker.queue_length),
         holds=leases.turn_ids,
         may_judge=leases.may_judge,
-        providers=providers,
-        switchboard=switchboard,
-        redis=redis,
-        lease_ttl=ttl,
-        every=timedelta(seconds=settings.rescue_seconds),
-        tidy_every=timedelta(seconds=settings.housekeeping_seconds),
-        retention=timedelta(days=settings.retention_days) or None,
-        rng=rng,
-        observer=observer,
+        providers=has.providers,
+        switchboard=has.switchboard,
+        redis=has.redis,
+        lease_ttl=timedelta(seconds=has.settings.lease_ttl_seconds),
+        every=timedelta(seconds=has.settings.rescue_seconds),
+        tidy_every=timedelta(seconds=has.settings.housekeeping_seconds),
+        retention=timedelta(days=has.settings.retention_days) or None,
+        rng=has.rng,
+        observer=has.observer,
     )
-
-    usher = Usher(upkeep_database, ring)
-    runner = TurnRunner.build(
-        worker_id=me.id,
-        database=database,
-        live=live,
-        providers=providers,
-        configs=configs,
-        keys={name: config.credential(os.environ) for name, config in configs.items()},
-        toolbox=toolbox,
-        switchboard=switchboard,
-        cooldowns=cooldowns,
-        settings=settings,
-        call_up=usher.ask,
-        show=broker.show,
-        rng=rng,
-        observer=observer,
-    )
-    return Engine(
-        database=database, redis=redis, live=live, leases=leases, runner=runner, rescuer=rescuer, usher=usher
-    )
-
-
-def _open_observer(stack: AsyncExitStack, settings: Settings, configs: Mapping[str, ProviderConfig]) -> Observer:
-    """Build what looks on, and open its page of metrics."""
-    models = {name: tuple(filter(None, (one.model, *one.models))) for name, one in configs.items()}
-    metrics = Metrics(models, {name: one.model for name, one in configs.items()})
-    metrics.concurrency.set(settings.concurrency)
-    stack.enter_context(serving(metrics, settings.metrics_address, settings.metrics_port))
-    tracer = open_tracer(os.environ)
-    stack.push_async_callback(asyncio.to_thread, tracer.close)
-    conventions = {name: one.api.partition("-")[0] for name, one in configs.items()}
-    return Observer(metrics, tracer=tracer, conventions=conventions)
-
-
-def _show_leases(metrics: Metrics, leases: Leases) -> None:
-    """Let metrics show the leases as they are when Prometheus asks."""
-    metrics.in_flight.set_function(lambda: len(leases))
-    metrics.held.set_function(leases.count_claimed)
-    metrics.lease_age.set_function(leases.age)
 
 
 async def _keep_going(loop: Callable[[], Awaitable[None]]) -> None:
@@ -345,20 +259,3 @@ def check_schema(settings: Settings) -> None:
     if wrong is not None:
         url = settings.database
         raise DatabaseUnavailable(f"{url.host}:{url.port or 5432}/{url.database}", wrong)
-
-
-async def _sign_off(database: Database, worker_id: UUID) -> None:
-    try:
-        await database.once(upkeep.sign_off, worker_id)
-    except Exception as error:  # noqa: BLE001 - the process ends; the lease runs out by itself
-        log.warning("worker.sign_off_failed", error=str(error))
-
-
-def _open_redis(settings: Settings, timeout: int = REDIS_TIMEOUT_SECONDS, **more: Any) -> Redis:
-    url = settings.redis_url.get_secret_value()
-    return Redis.from_url(url, socket_timeout=timeout * 2, socket_connect_timeout=timeout, **more)
-
-
-async def _close_redis(redis: Redis) -> None:
-    with suppress(RedisError, OSError):
-        await redis.aclose()

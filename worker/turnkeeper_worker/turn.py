@@ -12,9 +12,8 @@ Every arrow that writes is one statement, or one transaction; none is open while
 """
 
 import asyncio
-import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Self, TypeAlias, assert_never
@@ -25,8 +24,6 @@ from sqlalchemy.exc import IntegrityError
 
 from turnkeeper.states import TurnState
 from turnkeeper_worker import store, tool_step
-from turnkeeper_worker.config import ProviderConfig, Settings
-from turnkeeper_worker.cooldown import Cooldowns
 from turnkeeper_worker.database import Database
 from turnkeeper_worker.leases import Lease, Stop
 from turnkeeper_worker.live import Live
@@ -34,13 +31,11 @@ from turnkeeper_worker.model_step import Broken, ModelRunner, Show
 from turnkeeper_worker.observer import Observer
 from turnkeeper_worker.outcomes import Dropped, Outcome
 from turnkeeper_worker.planner import Attempt, Planner
-from turnkeeper_worker.providers import Provider
 from turnkeeper_worker.remedies import Remedies, crashed
+from turnkeeper_worker.resources import Resources
 from turnkeeper_worker.store import Claim, Claimed, Early, LeaseLost, NotMine, Taken
-from turnkeeper_worker.switchboard import Switchboard
 from turnkeeper_worker.telemetry import get_logger
 from turnkeeper_worker.tool_step import ToolRunner, ToolStep
-from turnkeeper_worker.tools import Toolbox
 
 log = get_logger(__name__)
 
@@ -65,57 +60,41 @@ class TurnRunner:
     observer: Observer
 
     @classmethod
-    def build(
-        cls,
-        *,
-        worker_id: UUID,
-        database: Database,
-        live: Live,
-        providers: Mapping[str, Provider],
-        configs: Mapping[str, ProviderConfig],
-        keys: Mapping[str, str],
-        toolbox: Toolbox,
-        switchboard: Switchboard,
-        cooldowns: Cooldowns,
-        settings: Settings,
-        call_up: Callable[[], None],
-        show: Show,
-        rng: random.Random,
-        observer: Observer,
-    ) -> Self:
+    def build(cls, has: Resources, *, live: Live, call_up: Callable[[], None], show: Show) -> Self:
         """Put a runner together from what its worker has."""
-        planner = Planner(configs=configs, keys=keys, toolbox=toolbox, switchboard=switchboard)
+        planner = Planner(configs=has.configs, keys=has.keys, toolbox=has.toolbox, switchboard=has.switchboard)
+        broker_horizon = timedelta(seconds=has.settings.broker_horizon_seconds)
         return cls(
-            worker_id=worker_id,
-            database=database,
+            worker_id=has.me.id,
+            database=has.database,
             planner=planner,
             directory=planner.directory(),
             model=ModelRunner(
-                database=database,
+                database=has.database,
                 live=live,
-                providers=providers,
+                providers=has.providers,
                 planner=planner,
-                toolbox=toolbox,
-                cooldowns=cooldowns,
-                policy_for=settings.retry_policy,
-                broker_horizon=timedelta(seconds=settings.broker_horizon_seconds),
-                checkpoint_every=timedelta(seconds=settings.checkpoint_seconds),
-                max_steps=settings.max_steps,
+                toolbox=has.toolbox,
+                cooldowns=has.cooldowns,
+                policy_for=has.settings.retry_policy,
+                broker_horizon=broker_horizon,
+                checkpoint_every=timedelta(seconds=has.settings.checkpoint_seconds),
+                max_steps=has.settings.max_steps,
                 show=show,
-                observer=observer,
+                observer=has.observer,
             ),
-            tools=ToolRunner(database=database, live=live, toolbox=toolbox, planner=planner),
+            tools=ToolRunner(database=has.database, live=live, toolbox=has.toolbox, planner=planner),
             remedies=Remedies(
-                database=database,
+                database=has.database,
                 live=live,
                 planner=planner,
-                policy_for=settings.retry_policy,
-                broker_horizon=timedelta(seconds=settings.broker_horizon_seconds),
-                rng=rng,
-                observer=observer,
+                policy_for=has.settings.retry_policy,
+                broker_horizon=broker_horizon,
+                rng=has.rng,
+                observer=has.observer,
             ),
             call_up=call_up,
-            observer=observer,
+            observer=has.observer,
         )
 
     async def run(self, lease: Lease) -> Outcome:
