@@ -8,7 +8,7 @@ claim → plan → call → answer ─→ complete
   │      │  └──── heal | fall back ←───────┘
   └→ tools of a lost worker ─→ next step
 ```
-Every arrow that writes is one statement, or one transaction; none is open while the provider speaks, or a tool runs.
+Every arrow that writes is one statement or one transaction; none is open while the provider speaks or a tool runs.
 """
 
 import asyncio
