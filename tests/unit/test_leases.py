@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from uuid import UUID
@@ -186,6 +186,24 @@ class TestBeat:
         await world.leases().renew()
 
         assert world.given_back == [(OTHER, 3)]
+
+    async def test_a_turn_that_left_while_the_database_was_asked_is_not_given_back(self) -> None:
+        world = World(held=[held()])
+        leases = world.leases()
+        with ExitStack() as here:
+            here.enter_context(claimed(leases))
+
+            async def leave() -> list[Held]:
+                here.close()
+                return [held()]
+
+            leases._beat = leave
+            await leases.renew()
+            assert world.given_back == []
+
+        leases._beat = world.beat
+        await leases.renew()
+        assert world.given_back == [(TURN, 1)]
 
     async def test_an_old_answer_says_nothing_of_a_newer_claim(self) -> None:
         world = World(held=[])

@@ -100,6 +100,8 @@ class Leases:
         self._lost = lost
         self._clock = clock
         self._held: dict[UUID, Lease] = {}
+        self._left: set[UUID] = set()
+        """The turns that have left us since the last beat began."""
         self._ttl = ttl.total_seconds()
         self._renewed_at = clock()
         self._judges_from = self._renewed_at
@@ -133,6 +135,7 @@ class Leases:
             yield lease
         finally:
             del self._held[turn_id]
+            self._left.add(turn_id)
 
     def are_sure(self) -> bool:
         """Tell whether we may still speak for our turns; not so when the last renewal is too long ago."""
@@ -164,6 +167,7 @@ class Leases:
     async def renew(self) -> bool:
         """Beat once; give up every turn when the database did not answer for too long."""
         began = self._clock()
+        self._left.clear()
         known = [(lease, lease.epoch) for lease in self._held.values() if lease.epoch is not None]
         remaining = self._renewed_at + self._patience - began
         try:
@@ -200,6 +204,7 @@ class Leases:
 
     async def _give_strays_back(self, held: dict[UUID, Held]) -> None:
         for turn_id, one in held.items():
-            if turn_id not in self._held:
+            # One that left us meanwhile was still ours when the database was asked; hundreds may have.
+            if turn_id not in self._held and turn_id not in self._left:
                 # A claim or a last write whose answer never reached us left it behind.
                 await self._give_back(turn_id, one.epoch)

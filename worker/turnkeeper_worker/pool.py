@@ -23,6 +23,7 @@ from turnkeeper.doorbell import holds_countdowns
 from turnkeeper.exceptions import TurnkeeperError
 from turnkeeper_worker.runtime import Runtime
 from turnkeeper_worker.telemetry import get_logger
+from turnkeeper_worker.unacked import spare
 
 log = get_logger(__name__)
 
@@ -142,6 +143,7 @@ class TurnConsumer(Consumer):  # type: ignore[misc]  # Celery is untyped
 
     def ensure_connected(self, conn: Connection) -> Connection:
         """Connect, and soon when the broker is back: Celery's own pauses grow to half a minute."""
+        spare(conn)
         connected: Connection = conn.ensure_connection(
             self._complain,
             interval_start=FIRST_PAUSE_SECONDS,
