@@ -5,6 +5,7 @@ import re
 import socket
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -443,7 +444,9 @@ class TestProxy:
 
         async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             asked.append((await reader.readuntil(b"\r\n\r\n")).decode())
-            writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            writer.write(
+                b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\nSet-Cookie: who=ada\r\n\r\n"
+            )
             await writer.drain()
             writer.close()
 
@@ -453,14 +456,14 @@ class TestProxy:
             monkeypatch.setenv("http_proxy", f"http://{host}:{port}")
             yield asked
 
-    async def status(self, **config: Any) -> int | None:
+    async def status(self, *, calls: int = 1, **config: Any) -> int | None:
         configured = {"openai": ProviderConfig.model_validate({"base_url": "http://provider.example/v1"} | config)}
         provider = open_providers(configured, {})["openai"]
         try:
-            failure, _ = await fails(provider, "Hi")
+            failures = [(await fails(provider, "Hi"))[0] for _ in range(calls)]
         finally:
             await provider.close()
-        return failure.status
+        return failures[-1].status
 
     async def test_a_call_takes_the_proxy_that_the_environment_names(self, asked: list[str]) -> None:
         assert await self.status() == 403
@@ -489,3 +492,18 @@ class TestProxy:
         assert await self.status(api_key_env=None) == 403
 
         assert "authorization" not in asked[0].lower()
+
+    @pytest.mark.parametrize("http2", [False, True], ids=["aiohttp", "httpx's own transport"])
+    async def test_no_call_carries_what_the_answer_to_another_one_left_behind(
+        self, asked: list[str], http2: bool
+    ) -> None:
+        await self.status(calls=2, http2=http2)
+
+        assert len(asked) == 2
+        assert "cookie" not in asked[1].lower()
+
+    @pytest.mark.parametrize("http2", [False, True], ids=["aiohttp", "httpx's own transport"])
+    async def test_a_password_in_the_address_is_sent(self, asked: list[str], http2: bool) -> None:
+        await self.status(base_url="http://me:s%21cret@provider.example/v1", http2=http2)
+
+        assert f"authorization: basic {b64encode(b'me:s!cret').decode()}".lower() in asked[0].lower()

@@ -15,6 +15,7 @@ from turnkeeper_worker.providers import anthropic_messages, openai_chat, openai_
 from turnkeeper_worker.providers.background import Background, Patience, Responses
 from turnkeeper_worker.providers.fields import storable
 from turnkeeper_worker.providers.http import (
+    Client,
     Timeouts,
     bearer,
     call_headers,
@@ -70,9 +71,9 @@ class HttpProvider:
     """A provider that is called over HTTP, whatever it speaks there."""
 
     name: str
-    url: str
+    url: httpx.URL
     api: Api
-    client: httpx.AsyncClient
+    client: Client
     timeouts: Callable[[str], Timeouts]
     """The watchdogs of a model."""
     responses: Responses | None = None
@@ -96,7 +97,7 @@ class HttpProvider:
 
     async def close(self) -> None:
         """Give the connections back."""
-        await self.client.aclose()
+        await self.client.close()
 
     async def _call_in_background(self, call: Call, listener: Listener, responses: Responses) -> Result:
         background = Background(
@@ -112,9 +113,7 @@ class HttpProvider:
         return await background.create(self._request(call, self.api.request_body(call)))
 
     def _request(self, call: Call, body: Mapping[str, Any]) -> httpx.Request:
-        return self.client.build_request(
-            "POST", self.url, content=json_body(body), headers=call_headers(call.request_id)
-        )
+        return self.client.request("POST", self.url, call_headers(call.request_id), json_body(body))
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +165,7 @@ def _open(name: str, config: ProviderConfig, environment: Mapping[str, str]) -> 
     url = endpoint(config.base_url, api.path)
     return HttpProvider(
         name=name,
-        url=url,
+        url=httpx.URL(url),
         api=api,
         client=client,
         timeouts=partial(_timeouts, config),

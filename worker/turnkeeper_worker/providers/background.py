@@ -25,7 +25,16 @@ from pydantic_core import from_json
 
 from turnkeeper_worker import backoff
 from turnkeeper_worker.failures import Failure, Phase, Signal, classify
-from turnkeeper_worker.providers.http import DONE, Timeouts, call_headers, converse, endpoint, fetch_object
+from turnkeeper_worker.providers.http import (
+    DONE,
+    Client,
+    Timeouts,
+    call_headers,
+    converse,
+    endpoint,
+    fetch_object,
+    pieces,
+)
 from turnkeeper_worker.providers.interface import Answer, Call, CalledOff, Failed, Listener, Result, Running
 from turnkeeper_worker.providers.openai_responses import (
     STATUSES,
@@ -75,7 +84,7 @@ class Patience:
 class Responses:
     """The responses of one provider, by their ids."""
 
-    client: httpx.AsyncClient
+    client: Client
     provider: str
     url: str
     """Where they are created, and below which they are found."""
@@ -83,7 +92,7 @@ class Responses:
     def stream(self, response_id: str, call: Call, *, after: int) -> httpx.Request:
         """Return the request for the events behind the sequence number *after*."""
         url = self._url(response_id, query=[("stream", "true"), ("starting_after", str(after)), *_include(call)])
-        return self.client.build_request("GET", url, headers=call_headers(call.request_id))
+        return self.client.request("GET", url, call_headers(call.request_id))
 
     async def retrieve(self, response_id: str, call: Call, *, seconds: float) -> dict[str, Any] | Failure:
         """Return the response as it is now, or the facts of why we do not know."""
@@ -110,7 +119,7 @@ class Responses:
         )
 
     async def _ask(self, method: str, url: str, seconds: float | None = None) -> dict[str, Any] | Failure:
-        request = self.client.build_request(method, url, headers=_JSON)
+        request = self.client.request(method, url, _JSON)
         return await fetch_object(self.client, request, provider=self.provider, seconds=seconds)
 
     def _url(self, response_id: str, below: str = "", query: Iterable[tuple[str, str]] = ()) -> str:
@@ -279,7 +288,7 @@ class Background:
         if self.stream.has_begun:
             watchdog.reschedule(self._deadline)
         decoder = SseDecoder()
-        async for data in response.aiter_raw():
+        async for data in pieces(response):
             # The time that the listener takes is no silence of the provider's.
             watchdog.reschedule(None)
             if (result := await self._hear(data, decoder)) is not None:

@@ -2,11 +2,12 @@
 
 import asyncio
 import json
+from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias, cast
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import unquote, urlencode, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
@@ -27,6 +28,8 @@ DONE = b"[DONE]"
 
 LAST_WORDS_SECONDS = 5.0
 """How long an answer that is whole waits for its usage and for the end of the stream."""
+
+USER_AGENT = "turnkeeper"
 
 GRAIN_SECONDS = 0.1
 """So much longer a silence may last: putting a watchdog off costs as much as hearing an event; not each does."""
@@ -49,27 +52,67 @@ class Timeouts:
 def endpoint(base_url: str, path: str, query: Iterable[tuple[str, str]] = ()) -> str:
     """Return the URL of *path* below *base_url*, whose query, which httpx would tear apart, stays in its place.
 
-    >>> endpoint("https://a.example/openai/?api-version=1", "/chat/completions", [("stream", "true")])
+    A name and password become a header; see `open_client`.
+
+    >>> endpoint("https://me:secret@a.example/openai/?api-version=1", "/chat/completions", [("stream", "true")])
     'https://a.example/openai/chat/completions?api-version=1&stream=true'
     """
     parts = urlsplit(base_url)
     queries = (parts.query, urlencode(list(query)))
-    return parts._replace(path=parts.path.rstrip("/") + path, query="&".join(filter(None, queries))).geturl()
+    return parts._replace(
+        netloc=parts.netloc.rpartition("@")[2],
+        path=parts.path.rstrip("/") + path,
+        query="&".join(filter(None, queries)),
+    ).geturl()
 
 
-def open_client(headers: Mapping[str, str], base_url: str, *, http2: bool = False) -> httpx.AsyncClient:
+@dataclass(frozen=True, slots=True)
+class Client:
+    """The connections to one server, and what every request says.
+
+    It takes httpx's requests straight to a transport. httpx's own client would keep cookies, which carry state
+    from one tenant's call to the next, and hand each piece of a stream through three iterators.
+    """
+
+    transport: httpx.AsyncBaseTransport
+    headers: Mapping[str, str]
+
+    def request(
+        self, method: str, url: httpx.URL | str, headers: Mapping[str, str], content: bytes | None = None
+    ) -> httpx.Request:
+        """Build a request; its own *headers* go before the client's."""
+        return httpx.Request(method, url, headers={**self.headers, **headers}, content=content)
+
+    async def send(self, request: httpx.Request) -> httpx.Response:
+        """Send a request and return with the head of the response; whoever called closes it."""
+        response = await self.transport.handle_async_request(request)
+        response.request = request
+        return response
+
+    async def close(self) -> None:
+        """Give the connections back."""
+        await self.transport.aclose()
+
+
+def open_client(headers: Mapping[str, str], base_url: str, *, http2: bool = False) -> Client:
     """Build a client for one server, without limits of its own: the worker's concurrency is the limit.
 
     aiohttp's parser is written in C; measured, it takes a quarter of the CPU time of httpx's own transport.
     It speaks HTTP/1.1 only.
     """
     proxy = _proxy_for(base_url)
-    # The watchdogs are ours; the transport's would fire first and tell less.
-    return httpx.AsyncClient(
-        headers=headers,
-        transport=Http2Transport(proxy) if http2 else AiohttpTransport(client=_open_session, proxy=proxy),
-        timeout=None,  # noqa: S113 - see the comment above
-    )
+    # The watchdogs are ours; the transport's, which would fire first and tell less, wait for ever by themselves.
+    transport = Http2Transport(proxy) if http2 else AiohttpTransport(client=_open_session, proxy=proxy)
+    return Client(transport, {"User-Agent": USER_AGENT, **headers, **_password_in(base_url)})
+
+
+def _password_in(url: str) -> dict[str, str]:
+    """Return the header for the name and password that a URL holds; aiohttp allows no other one beside them."""
+    parts = urlsplit(url)
+    if not (parts.username or parts.password):
+        return {}
+    words = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+    return {"Authorization": f"Basic {b64encode(words.encode()).decode()}"}
 
 
 def _proxy_for(url: str) -> httpx.Proxy | None:
@@ -133,16 +176,14 @@ def _open_session() -> aiohttp.ClientSession:
     return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
 
 
-async def stream_events(
-    client: httpx.AsyncClient, request: httpx.Request, stream: EventStream, timeouts: Timeouts
-) -> Result:
+async def stream_events(client: Client, request: httpx.Request, stream: EventStream, timeouts: Timeouts) -> Result:
     """Send *request* and let *stream* hear the events, until one of them or a failure ends it."""
     listen = partial(_listen, stream=stream, silence=timeouts.silence)
     return await converse(client, request, stream, startup=timeouts.startup, listen=listen)
 
 
 async def converse(
-    client: httpx.AsyncClient,
+    client: Client,
     request: httpx.Request,
     stream: EventStream,
     *,
@@ -161,7 +202,7 @@ async def converse(
     try:
         # Armed before the connection is opened: a provider that does not even accept is silent too.
         async with asyncio.timeout(startup) as watchdog:
-            response = await client.send(request, stream=True)
+            response = await client.send(request)
             _tell_head(response, stream)
             try:
                 return await _refusal(response, stream) or await listen(response, watchdog)
@@ -194,7 +235,7 @@ async def _listen(
     clock = asyncio.get_running_loop().time
     decoder = SseDecoder()
     put_off_at = clock() - GRAIN_SECONDS
-    async for data in response.aiter_raw():
+    async for data in pieces(response):
         if (result := _hear(data, stream, decoder)) is not None:
             return result
         now = clock()
@@ -203,6 +244,11 @@ async def _listen(
             watchdog.reschedule(now + patience + GRAIN_SECONDS if patience else None)
             put_off_at = now
     return stream.cut()
+
+
+def pieces(response: httpx.Response) -> httpx.AsyncByteStream:
+    """Return the body of a response as it comes; by itself, httpx hands each piece on through another iterator."""
+    return cast("httpx.AsyncByteStream", response.stream)
 
 
 def _hear(data: bytes, stream: EventStream, decoder: SseDecoder) -> Result | None:
@@ -243,7 +289,7 @@ async def _read_some(response: httpx.Response, most: int) -> bytes:
 
 
 async def fetch_object(
-    client: httpx.AsyncClient, request: httpx.Request, *, provider: str, seconds: float | None
+    client: Client, request: httpx.Request, *, provider: str, seconds: float | None
 ) -> dict[str, Any] | Failure:
     """Send *request* and return the JSON object of its answer, or the facts of why there is none.
 
@@ -256,7 +302,7 @@ async def fetch_object(
     facts = partial(Failure, provider=provider, phase=Phase.RESUME)
     try:
         async with asyncio.timeout(seconds):
-            response = await client.send(request, stream=True)
+            response = await client.send(request)
             try:
                 body = await _read_some(response, MAX_EVENT_BYTES)
             finally:
