@@ -103,7 +103,7 @@ def test_the_successor_of_a_killed_worker_finishes_its_response_and_the_model_sp
     assert_said_once(backstage, view)
     assert generations(backstage, view.id) == 1
     assert [one.outcome for one in view.attempts] == [AttemptOutcome.LOST, AttemptOutcome.COMPLETED]
-    assert [one.resumed for one in view.attempts] == [False, True]
+    assert [one.resumed for one in view.attempts] == [None, True]
     assert [one.resumed for one in rest if isinstance(one, TurnStarted)] == [True]
     assert view.usage == view.attempts[1].usage is not None
     (stream,) = fetches(backstage, turn.id, "resume")

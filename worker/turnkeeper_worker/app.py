@@ -1,6 +1,5 @@
 """The Celery app of the workers.  Importing it reads nothing; the settings are read when the worker starts."""
 
-import threading
 from functools import cached_property, partial
 from typing import Any
 from uuid import UUID
@@ -55,11 +54,6 @@ class WorkerApp(Celery):  # type: ignore[misc]  # Celery is untyped
         broker = Broker(ring=partial(_ring_all, self.bell), queue_length=self._queue_length, show=self._show)
         return Runtime(self.settings, broker)
 
-    @cached_property
-    def waiting(self) -> dict[int, UUID]:
-        """Which pool thread waits for which turn."""
-        return {}
-
     def shut_down(self, *, at_once: bool) -> None:
         """Let running turns finish for a while, or hand them back *at once*; the first call begins."""
         if at_once:
@@ -67,15 +61,6 @@ class WorkerApp(Celery):  # type: ignore[misc]  # Celery is untyped
         elif not self.is_shutting_down:
             self.runtime.drain()
         self.is_shutting_down = True
-
-    def wait_for(self, turn_id: UUID) -> Any:
-        """Run a delivery from a pool thread; return its outcome."""
-        thread = threading.get_ident()
-        self.waiting[thread] = turn_id
-        try:
-            return self.runtime.run(turn_id).result()
-        finally:
-            del self.waiting[thread]
 
     def _show(self, turn_id: UUID, label: str) -> None:
         if self.consumer is not None:

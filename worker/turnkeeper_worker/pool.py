@@ -1,25 +1,28 @@
-"""Celery's `threads` pool, whose threads wait on the process's event loop, and the consumer that feeds it.
+"""A pool of slots around the process's event loop, and the consumer that feeds it.
 
-The pool owns the runtime: the loop is there before the first message and until the last thread is done. A thread
-that runs a turn can be terminated, which the stock pool cannot do: Flower's and `revoke`'s *terminate* cancel it.
+The pool owns the runtime: the loop is there before the first message and until the last turn is done. A turn that
+runs holds a slot and no thread; only what Celery does when it ends, which may wait for the broker, is done in one.
+A slot can be terminated: Flower's and `revoke`'s *terminate* cancel its turn.
 """
 
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
+from functools import partial
+from itertools import count
 from typing import Any, ClassVar
 from uuid import UUID
 
+from celery.concurrency.base import BasePool, apply_target
 from celery.concurrency.thread import ApplyResult
-from celery.concurrency.thread import TaskPool as ThreadPool
 from celery.exceptions import WorkerShutdown
 from celery.utils import log as celery_log
 from celery.worker.consumer import Consumer
 from celery.worker.state import maybe_shutdown
 from kombu.connection import Connection
 
-from turnkeeper.doorbell import holds_countdowns
+from turnkeeper.doorbell import RUN_TURN, holds_countdowns
 from turnkeeper.exceptions import TurnkeeperError
 from turnkeeper_worker.runtime import Runtime
 from turnkeeper_worker.telemetry import get_logger
@@ -32,10 +35,27 @@ EXIT_USAGE = 2
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 2.0
 FLUSH_EVERY_SECONDS = 0.05
+THREADS = 8
+"""How many ends of turns are told at the same time; most take no time, those that ring wait for the broker."""
+DELIVERY = "delivery"
+"""Where a task finds the delivery of its turn, in its request."""
 
 
-class TurnPool(ThreadPool):  # type: ignore[misc]  # Celery is untyped
-    """A pool of waiting threads around one runtime."""
+class TurnPool(BasePool):  # type: ignore[misc]  # Celery is untyped
+    """A pool of slots around one runtime."""
+
+    body_can_be_buffer = True
+    signal_safe = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._numbers = count(1)
+        self._turns: dict[int, UUID] = {}
+        """Which slot runs which turn."""
+        self._open: set[Future[None]] = set()
+        """What has begun and is not done."""
+        self._ends = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="turnkeeper-end")
+        self._others = ThreadPoolExecutor(max_workers=self.limit, thread_name_prefix="turnkeeper-task")
 
     def on_start(self) -> None:
         """Start the runtime before the first message comes."""
@@ -58,8 +78,10 @@ class TurnPool(ThreadPool):  # type: ignore[misc]  # Celery is untyped
             super().stop()
 
     def on_stop(self) -> None:
-        """Wait for the threads, then close the runtime that they wait for."""
-        super().on_stop()
+        """Wait for what runs, then close the runtime."""
+        wait(set(self._open))
+        self._ends.shutdown()
+        self._others.shutdown()
         self.runtime.stop()
 
     def on_terminate(self) -> None:
@@ -70,24 +92,48 @@ class TurnPool(ThreadPool):  # type: ignore[misc]  # Celery is untyped
     def on_apply(
         self,
         target: Callable[..., Any],
-        args: tuple[Any, ...] | None = None,
+        args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
         callback: Callable[..., Any] | None = None,
         accept_callback: Callable[[int, float], None] | None = None,
-        **options: Any,
+        **_: Any,
     ) -> ApplyResult:
-        """Give each task the id of its thread as its process id, by which it can be terminated."""
+        """Run a task: a turn on the event loop, anything else in a thread.
 
-        def accept(_process: int, started: float) -> None:
-            if accept_callback is not None:
-                accept_callback(threading.get_ident(), started)
+        Args:
+            target: Celery's tracer, which calls the task and tells what came of it.
+            args: The tracer's: the task's name, its id, the request, and the body with its type and encoding.
+            kwargs: The tracer's, too.
+            callback: Hears what came of it.
+            accept_callback: Hears that the task has begun, in which slot, by which it can be terminated, and when.
+        """
+        slot, began, done = next(self._numbers), time.monotonic(), Future[None]()
+        turn_id = _turn_id(*args[:2])
 
-        return super().on_apply(target, args, kwargs, callback, accept, **options)
+        def finish() -> None:
+            try:
+                apply_target(target, args, kwargs, partial(_tell_runtime, callback, began))
+            finally:
+                self._turns.pop(slot, None)
+                self._open.discard(done)
+                done.set_result(None)
 
-    def terminate_job(self, thread: int, signal: object = None) -> None:
-        """Cancel the turn that *thread* waits for."""
+        self._open.add(done)
+        if turn_id is not None:
+            self._turns[slot] = turn_id
+        if accept_callback is not None:
+            accept_callback(slot, began)
+        if turn_id is None:
+            self._others.submit(finish)
+        else:
+            delivery = args[2][DELIVERY] = self.runtime.run(turn_id)
+            delivery.add_done_callback(lambda _: self._ends.submit(finish))
+        return ApplyResult(done)
+
+    def terminate_job(self, slot: int, signal: object = None) -> None:
+        """Cancel the turn that runs in *slot*."""
         del signal
-        if (turn_id := self.turns.get(thread)) is not None:
+        if (turn_id := self._turns.get(slot)) is not None:
             self.runtime.cancel(turn_id)
 
     @property
@@ -96,11 +142,28 @@ class TurnPool(ThreadPool):  # type: ignore[misc]  # Celery is untyped
         runtime: Runtime = self.app.runtime
         return runtime
 
-    @property
-    def turns(self) -> dict[int, UUID]:
-        """Which thread waits for which turn."""
-        waiting: dict[int, UUID] = self.app.waiting
-        return waiting
+    def _get_info(self) -> dict[str, Any]:
+        return {**super()._get_info(), "max-concurrency": self.limit, "busy": len(self._open)}
+
+
+def _turn_id(task: str, task_id: str) -> UUID | None:
+    """Return the turn that a message rings for; None where it is about something else."""
+    if task != RUN_TURN:
+        return None
+    with suppress(ValueError):
+        return UUID(task_id)
+    return None
+
+
+def _tell_runtime(callback: Callable[..., Any] | None, began: float, ended: Any) -> None:
+    """Tell Celery what came of a task, and how long it took: the tracer saw its end alone."""
+    if callback is None:
+        return
+    match ended:
+        case (failed, value, _):
+            callback((failed, value, time.monotonic() - began))
+        case _:
+            callback(ended)
 
 
 class TurnConsumer(Consumer):  # type: ignore[misc]  # Celery is untyped

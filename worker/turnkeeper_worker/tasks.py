@@ -1,9 +1,10 @@
 """The two messages that Celery carries: run a turn, and submit one.
 
-The tasks do no work themselves. They wait for the runtime, and put its outcome into Celery's words, so that Flower
-tells the truth: retry, failure with its kind, revoked, or one line of result.
+The tasks do no work themselves. They put the outcome of the runtime into Celery's words, so that Flower tells the
+truth: retry, failure with its kind, revoked, or one line of result.
 """
 
+from concurrent.futures import Future
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, assert_never
@@ -21,6 +22,7 @@ from turnkeeper.requests import TurnRequest
 from turnkeeper.tracing import TRACEPARENT, read_traceparent
 from turnkeeper_worker.app import app
 from turnkeeper_worker.outcomes import Cancelled, Completed, Dropped, GaveUp, HandedBack, Outcome, Parked, Retrying
+from turnkeeper_worker.pool import DELIVERY
 from turnkeeper_worker.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -52,8 +54,9 @@ class TurnWaits(CeleryRetry):  # type: ignore[misc]  # Celery is untyped
 
 @app.task(name=RUN_TURN, bind=True, throws=(TurnFailed,))  # type: ignore[untyped-decorator]  # Celery is untyped
 def run_turn(self: Task, turn_id: str) -> str:
-    """Run one delivery of a turn."""
-    outcome: Outcome = app.wait_for(UUID(turn_id))
+    """Tell what came of one delivery of a turn; the pool has begun it."""
+    delivery: Future[Outcome] = self.request.get(DELIVERY) or app.runtime.run(UUID(turn_id))
+    outcome = delivery.result()
     match outcome:
         case Completed(line=line, woken=woken):
             _ring_woken(woken)
