@@ -1,5 +1,6 @@
 """The names of things in Redis."""
 
+from functools import lru_cache
 from uuid import UUID
 
 PREFIX = "turnkeeper:"
@@ -11,6 +12,7 @@ COOLDOWNS = f"{PREFIX}cooldowns"
 """Hash: the keys and models that workers keep count of; their own entries begin with this name."""
 
 
+@lru_cache(maxsize=4096)
 def events_key(turn_id: UUID) -> str:
     """Name the stream that holds the live events of a turn.
 

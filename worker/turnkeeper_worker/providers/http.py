@@ -6,6 +6,7 @@ from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from typing import Any, TypeAlias, cast
 from urllib.parse import unquote, urlencode, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -31,8 +32,10 @@ LAST_WORDS_SECONDS = 5.0
 
 USER_AGENT = "turnkeeper"
 
-GRAIN_SECONDS = 0.1
-"""So much longer a silence may last: putting a watchdog off costs as much as hearing an event; not each does."""
+GRAIN = 0.1
+"""By this share a silence may last longer: to put a watchdog off takes as long as to hear an event."""
+GRAIN_SECONDS = 1.0
+"""And by no more than this."""
 
 
 Listen: TypeAlias = Callable[[httpx.Response, asyncio.Timeout], Awaitable[Result]]
@@ -179,7 +182,8 @@ def _open_session() -> aiohttp.ClientSession:
 async def stream_events(client: Client, request: httpx.Request, stream: EventStream, timeouts: Timeouts) -> Result:
     """Send *request* and let *stream* hear the events, until one of them or a failure ends it."""
     listen = partial(_listen, stream=stream, silence=timeouts.silence)
-    return await converse(client, request, stream, startup=timeouts.startup, listen=listen)
+    # A task of its own: each piece of a stream would go through the dozen coroutines of the turn that wait for it.
+    return await asyncio.create_task(converse(client, request, stream, startup=timeouts.startup, listen=listen))
 
 
 async def converse(
@@ -234,15 +238,16 @@ async def _listen(
 ) -> Result:
     clock = asyncio.get_running_loop().time
     decoder = SseDecoder()
-    put_off_at = clock() - GRAIN_SECONDS
+    grain = min(GRAIN_SECONDS, GRAIN * (silence or inf))
+    look_at = clock()
     async for data in pieces(response):
         if (result := _hear(data, stream, decoder)) is not None:
             return result
         now = clock()
-        if now - put_off_at >= GRAIN_SECONDS or stream.is_complete:
+        if now >= look_at or stream.is_complete:
             patience = LAST_WORDS_SECONDS if stream.is_complete else silence
-            watchdog.reschedule(now + patience + GRAIN_SECONDS if patience else None)
-            put_off_at = now
+            watchdog.reschedule(None if patience is None else now + patience + grain)
+            look_at = now + grain
     return stream.cut()
 
 

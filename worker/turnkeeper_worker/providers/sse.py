@@ -4,10 +4,11 @@ The event's name is not returned: the APIs we speak repeat it inside the data. T
 (https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream).
 """
 
-from collections.abc import Iterator
-
 MAX_EVENT_BYTES = 64 * 1024 * 1024
 """No provider sends an event of this size; a stream that does would only fill our memory."""
+
+
+_EMPTY = (b"", b"\r")
 
 
 class EventTooLarge(ValueError):
@@ -18,9 +19,9 @@ class SseDecoder:
     r"""Cuts a byte stream into the data of its events, however the network cut it before.
 
     >>> decoder = SseDecoder()
-    >>> list(decoder.feed(b"event: x\ndata: {1"))
+    >>> decoder.feed(b"event: x\ndata: {1")
     []
-    >>> list(decoder.feed(b"}\n\n: ping\n\n"))
+    >>> decoder.feed(b"}\n\n: ping\n\n")
     [b'{1}']
     """
 
@@ -31,23 +32,27 @@ class SseDecoder:
         self._data: list[bytes] = []
         self._size = 0
 
-    def feed(self, chunk: bytes) -> Iterator[bytes]:
-        """Yield the data of every event that *chunk* completes.  Raises EventTooLarge."""
-        self._rest += chunk
-        *lines, self._rest = self._rest.split(b"\n")
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """Return the data of every event that *chunk* completes.  Raises EventTooLarge."""
+        lines = (self._rest + chunk).split(b"\n")
+        self._rest = lines.pop()
+        payloads = []
         for line in lines:
-            yield from self._take(line.removesuffix(b"\r"))
+            if line.startswith(b"data:"):
+                self._take(line.removesuffix(b"\r"))
+            elif line in _EMPTY and self._data:
+                payloads.append(self._end())
         if self._size + len(self._rest) > MAX_EVENT_BYTES:
             raise EventTooLarge(f"an event is larger than {MAX_EVENT_BYTES:,} bytes")
+        # The format says that an event whose data is empty is none.
+        return list(filter(None, payloads))
 
-    def _take(self, line: bytes) -> Iterator[bytes]:
-        if not line:
-            # The format says that an event whose data is empty is none.
-            if payload := b"\n".join(self._data):
-                yield payload
-            self._data.clear()
-            self._size = 0
-        elif line.startswith(b"data:"):
-            value = line[5:]
-            self._data.append(value[1:] if value.startswith(b" ") else value)
-            self._size += len(line)
+    def _take(self, line: bytes) -> None:
+        self._data.append(line[6:] if line.startswith(b"data: ") else line[5:])
+        self._size += len(line)
+
+    def _end(self) -> bytes:
+        payload = b"\n".join(self._data)
+        self._data.clear()
+        self._size = 0
+        return payload
