@@ -20,7 +20,7 @@ from turnkeeper_worker.outcomes import Outcome
 T = TypeVar("T")
 
 COLLECT_AFTER = 10_000, 20, 20
-"""So many objects more than were freed, and the collector looks at the youngest; after so many looks at older ones."""
+"""So many objects more than were freed, and the collector looks at the youngest; at older ones more rarely."""
 
 
 class Runtime:
