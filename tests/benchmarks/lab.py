@@ -9,11 +9,13 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -41,6 +43,7 @@ PER_SECOND = 20.0
 """Events of each stream in a second: what a fast model says."""
 WITHIN = timedelta(seconds=120)
 ENQUEUED_AT_ONCE = 100
+SLICE_SECONDS = 0.02
 _CONFIGURATION = """\
 log_level = "warning"
 events_ttl_seconds = 60
@@ -182,6 +185,32 @@ class Lab:
             yield
         finally:
             worker.resume()
+
+    @contextmanager
+    def in_turn(self, pids: Sequence[int], places: int) -> Iterator[None]:
+        """Let each process run in one of so many slices of time, one after the other, and sleep in all others."""
+        workers, stopped = [psutil.Process(pid) for pid in pids], threading.Event()
+
+        def alternate() -> None:
+            for place in cycle(range(places)):
+                if place < len(workers):
+                    workers[place].resume()
+                if stopped.wait(SLICE_SECONDS):
+                    return
+                if place < len(workers):
+                    workers[place].suspend()
+
+        for worker in workers:
+            worker.suspend()
+        conductor = threading.Thread(target=alternate, daemon=True)
+        conductor.start()
+        try:
+            yield
+        finally:
+            stopped.set()
+            conductor.join()
+            for worker in workers:
+                worker.resume()
 
     @contextmanager
     def program(self, name: str, *argv: str, environment: dict[str, str] | None = None) -> Iterator[Child]:

@@ -1,16 +1,21 @@
-"""What a short turn costs, and how many a process runs, against Celery tasks that do nothing.
+"""What a short turn costs, how many a process runs, against Celery tasks that do nothing, and how many several do.
 
 `python -m tests.benchmarks.short_turns [--turns 1500] [--rounds 2]`
 
 Everything is enqueued before the workers start, so no producer is in the way; what is measured is the stretch
 between a tenth of the messages taken and `LEFT` of them left, in which every slot is busy.
+
+Several processes soon fill the machine, together with PostgreSQL, Redis and the provider, and show how many cores
+it has. So they are measured a second time, each one running a quarter of the time, in turn: what they hinder each
+other by, in PostgreSQL and at the broker, is all that is left.
 """
 
 import argparse
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from uuid import uuid4
 
 from celery import Celery
@@ -27,6 +32,9 @@ LEFT = 500
 BARE_FOR_EACH = 4
 """A task that does nothing takes so much less that more of them are needed for the same stretch of time."""
 PROCESSES = (1, 2, 4)
+SLICES = max(PROCESSES)
+LEAST_GROWTH = 1.8
+"""For each time that there are twice as many processes."""
 LEAST_AGAINST_BARE = 1 / 3
 
 
@@ -62,14 +70,34 @@ def measure(options: argparse.Namespace) -> Report:
                 found.setdefault(f"turnkeeper, {count}", []).append(_ours(here, options.turns, count))
                 if count == 1:
                     found.setdefault("bare Celery, 1", []).append(_bare(here, options.turns * BARE_FOR_EACH))
+            for count in PROCESSES:
+                progress(f"short turns: round {number + 1} of {options.rounds}, {count} processes in turn")
+                found.setdefault(_in_turn(count), []).append(_ours_in_turn(here, options.turns, count))
         here.check_all_completed()
     return _report(options, found)
+
+
+def _in_turn(count: int) -> str:
+    return f"turnkeeper, {count} of {SLICES} in turn"
 
 
 def _ours(here: Lab, turns: int, processes: int) -> Run:
     here.enqueue(turns, "short-3")
     with here.workers(processes, concurrency=CONCURRENCY) as pids:
         found = _measure_queue(here, QUEUE, turns, pids)
+        here.wait(lambda: here.unfinished() == 0, "the turns end")
+    return found
+
+
+def _ours_in_turn(here: Lab, turns: int, processes: int) -> Run:
+    with here.workers(processes, concurrency=CONCURRENCY) as pids:
+        here.wait_for_workers(processes)
+        with ExitStack() as asleep:
+            for pid in pids:
+                asleep.enter_context(here.paused(pid))
+            here.enqueue(turns, "short-3")
+        with here.in_turn(pids, SLICES):
+            found = _measure_queue(here, QUEUE, turns, pids)
         here.wait(lambda: here.unfinished() == 0, "the turns end")
     return found
 
@@ -126,7 +154,17 @@ def _report(options: argparse.Namespace, found: dict[str, list[Run]]) -> Report:
         )
     rates = {engine: Series.over(runs, lambda one: one.rate) for engine, runs in found.items()}
     ours, bare = rates["turnkeeper, 1"], rates["bare Celery, 1"]
-    report.goals = [Goal("rate, ours / bare Celery", ours.against(bare), least=round(LEAST_AGAINST_BARE, 2))]
+    report.goals = [
+        Goal("rate, ours / bare Celery", ours.against(bare), least=round(LEAST_AGAINST_BARE, 2)),
+        *(
+            Goal(
+                f"rate, {count} processes / {fewer}, in turn",
+                rates[_in_turn(count)].against(rates[_in_turn(fewer)]),
+                least=LEAST_GROWTH,
+            )
+            for fewer, count in pairwise(PROCESSES)
+        ),
+    ]
     report.notes = [
         f"{count} processes do {rates[f'turnkeeper, {count}'].against(ours)} times what one does."
         for count in PROCESSES[1:]

@@ -50,8 +50,8 @@ class TurnPool(BasePool):  # type: ignore[misc]  # Celery is untyped
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._numbers = count(1)
-        self._turns: dict[int, UUID] = {}
-        """Which slot runs which turn."""
+        self._turns: dict[int, UUID | None] = {}
+        """Which slot runs which turn; None where it is another task."""
         self._open: set[Future[None]] = set()
         """What has begun and is not done."""
         self._ends = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="turnkeeper-end")
@@ -108,32 +108,32 @@ class TurnPool(BasePool):  # type: ignore[misc]  # Celery is untyped
             accept_callback: Hears that the task has begun, in which slot, by which it can be terminated, and when.
         """
         slot, began, done = next(self._numbers), time.monotonic(), Future[None]()
-        turn_id = _turn_id(*args[:2])
-
-        def finish() -> None:
-            try:
-                apply_target(target, args, kwargs, partial(_tell_runtime, callback, began))
-            finally:
-                self._turns.pop(slot, None)
-                self._open.discard(done)
-                done.set_result(None)
-
-        self._open.add(done)
-        if turn_id is not None:
-            self._turns[slot] = turn_id
+        trace = partial(apply_target, target, args, kwargs, partial(_tell_runtime, callback, began))
+        end = partial(self._end, slot, done, trace)
+        turn_id = self._turns[slot] = _turn_id(*args[:2])
         if accept_callback is not None:
             accept_callback(slot, began)
+        self._open.add(done)
         if turn_id is None:
-            self._others.submit(finish)
+            self._others.submit(end)
         else:
             delivery = args[2][DELIVERY] = self.runtime.run(turn_id)
-            delivery.add_done_callback(lambda _: self._ends.submit(finish))
+            delivery.add_done_callback(lambda _: self._ends.submit(end))
         return ApplyResult(done)
+
+    def _end(self, slot: int, done: "Future[None]", trace: Callable[[], None]) -> None:
+        try:
+            trace()
+        finally:
+            del self._turns[slot]
+            self._open.discard(done)
+            done.set_result(None)
 
     def terminate_job(self, slot: int, signal: object = None) -> None:
         """Cancel the turn that runs in *slot*."""
         del signal
-        if (turn_id := self._turns.get(slot)) is not None:
+        turn_id = self._turns.get(slot)
+        if turn_id is not None:
             self.runtime.cancel(turn_id)
 
     @property

@@ -1,6 +1,6 @@
 """The engine of a worker process: one event loop in a thread of its own, which does all I/O of all turns.
 
-Celery's pool threads only wait for it. It is started and stopped by the pool.
+The pool starts it, gives it turns, and stops it.
 """
 
 import asyncio
