@@ -29,8 +29,8 @@ NAMES = {
     "pydantic_core": "pydantic",
 }
 SECONDS = 10
-RATE = "50"
-"""Samples in a second; each looks at hundreds of threads that wait."""
+RATE = "200"
+"""Samples in a second."""
 WARM_UP = 300
 SHORT_TURNS = 1200
 MOST_FUNCTIONS = 12

@@ -1,9 +1,9 @@
 """What a short turn costs, how many a process runs, against Celery tasks that do nothing, and how many several do.
 
-`python -m tests.benchmarks.short_turns [--turns 1500] [--rounds 2]`
+`python -m tests.benchmarks.short_turns [--turns 2000] [--rounds 2]`
 
 Everything is enqueued before the workers start, so no producer is in the way; what is measured is the stretch
-between a tenth of the messages taken and `LEFT` of them left, in which every slot is busy.
+between three tenths of the messages taken and `LEFT` of them left.
 
 Several processes soon fill the machine, together with PostgreSQL, Redis and the provider, and show how many cores
 it has. So they are measured a second time, each one running a quarter of the time, in turn: what they hinder each
@@ -83,21 +83,21 @@ def _in_turn(count: int) -> str:
 
 def _ours(here: Lab, turns: int, processes: int) -> Run:
     here.enqueue(turns, "short-3")
-    with here.workers(processes, concurrency=CONCURRENCY) as pids:
-        found = _measure_queue(here, QUEUE, turns, pids)
+    with here.workers(processes, concurrency=CONCURRENCY // processes) as pids:
+        found = _measure(here, turns, pids)
         here.wait(lambda: here.unfinished() == 0, "the turns end")
     return found
 
 
 def _ours_in_turn(here: Lab, turns: int, processes: int) -> Run:
-    with here.workers(processes, concurrency=CONCURRENCY) as pids:
+    with here.workers(processes, concurrency=CONCURRENCY // processes) as pids:
         here.wait_for_workers(processes)
         with ExitStack() as asleep:
             for pid in pids:
                 asleep.enter_context(here.paused(pid))
             here.enqueue(turns, "short-3")
         with here.in_turn(pids, SLICES):
-            found = _measure_queue(here, QUEUE, turns, pids)
+            found = _measure(here, turns, pids)
         here.wait(lambda: here.unfinished() == 0, "the turns end")
     return found
 
@@ -106,7 +106,7 @@ def _bare(here: Lab, tasks: int) -> Run:
     with producer_app(here.stack.addresses.broker_url, BARE_QUEUE) as app:
         _send(app, tasks)
     with bare_worker(here) as pid:
-        found = _measure_queue(here, BARE_QUEUE, tasks, [pid])
+        found = _measure(here, tasks, [pid], BARE_QUEUE)
         here.wait(lambda: here.waiting(BARE_QUEUE) == 0, "the tasks end")
     return found
 
@@ -129,12 +129,15 @@ def bare_worker(here: Lab) -> Iterator[int]:
         yield worker.pid
 
 
-def _measure_queue(here: Lab, queue: str, count: int, pids: list[int]) -> Run:
-    here.wait(lambda: here.waiting(queue) <= count * 9 // 10, "the first messages are taken")
-    begin = here.waiting(queue)
+def _measure(here: Lab, count: int, pids: list[int], queue: str = QUEUE) -> Run:
+    # A task that does nothing is done when it is taken; turns are taken long before.
+    left = here.unfinished if queue == QUEUE else lambda: here.waiting(queue)
+    # All slots are filled at once, and it takes a while until the crowd that began together has spread.
+    here.wait(lambda: here.waiting(queue) <= count * 7 // 10, "the first messages are taken")
     meter = Meter(worker=pids, postgres=[here.stack.postgres.pid], redis=[here.stack.redis.pid])
+    begin = left()
     here.wait(lambda: here.waiting(queue) <= LEFT, "most messages are taken")
-    return Run(begin - here.waiting(queue), meter.read())
+    return Run(begin - left(), meter.read())
 
 
 def _report(options: argparse.Namespace, found: dict[str, list[Run]]) -> Report:
@@ -174,5 +177,5 @@ def _report(options: argparse.Namespace, found: dict[str, list[Run]]) -> Report:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="short_turns", description="what a short turn costs")
-    parser.add_argument("--turns", type=int, default=1500)
+    parser.add_argument("--turns", type=int, default=2000)
     sys.exit(run(parser, measure))
