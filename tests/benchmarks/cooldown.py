@@ -6,6 +6,7 @@ limit was used, measured over at least 30 seconds in which turns were waiting. I
 of its limit and more than 2 % are refused, or less than 95 % of it is used.
 """
 
+import argparse
 import json
 import sys
 import tempfile
@@ -74,9 +75,11 @@ class Figures:
 
 def main() -> int:
     """Print the figures; return 1 when one of them is out of bounds."""
-    turns = int(sys.argv[1]) if len(sys.argv) > 1 else TURNS
+    parser = argparse.ArgumentParser(prog="cooldown", description="what many turns make of a limited provider")
+    parser.add_argument("turns", type=int, nargs="?", default=TURNS, help="how many are sent at once")
+    options = parser.parse_args()
     with open_stack() as running, running.keeper() as keeper:
-        figures = {case: measure(running, keeper, case, turns) for case in CASES}
+        figures = {case: measure(running, keeper, case, options.turns) for case in CASES}
     report(figures)
     is_good = all(
         one.share <= MAX_REFUSED and one.used >= MIN_USED for case, one in figures.items() if case.must_hold
