@@ -245,6 +245,17 @@ class TestTakingOver:
             stage.do(ledger.close_run, successor, result("a"))
         stage.do(ledger.close_run, third, result("a"))
 
+    def test_whoever_lost_the_turn_since_the_claim_takes_nothing_over(self, stage: "Stage") -> None:
+        stale = lose(stage, running(stage, REPEATABLE, OTHER))
+        successor = lose(stage, stale)
+        stage.do(tool_step.take_over, successor)
+        before = stage.dump()
+
+        with pytest.raises(LeaseLost):
+            stage.do(tool_step.take_over, stale)
+
+        assert stage.dump() == before
+
     def test_the_runs_of_other_steps_and_turns_are_left_alone(self, stage: "Stage") -> None:
         other = running(stage, REPEATABLE, OTHER)
         first = running(stage, OTHER)

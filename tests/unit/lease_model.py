@@ -315,18 +315,15 @@ class Model:
         return row.state in WAITING and row.is_due and (is_head or not self.rules.claims_only_the_head)
 
     def _claimed(self, now: State, worker: int, turn: int) -> tuple[State, Hand]:
-        """claim and, in the same transaction, begin or take_over."""
+        """claim, which begins the attempt; one that finds tools being run takes them over next."""
         row = now.rows[turn]
         row = row._replace(
             state="running", is_due=False, worker=worker, epoch=row.epoch + 1, attempt=row.attempt + 1
         )
-        if not row.runs_tools:
-            row, doing = _begun(row), "call"
-        else:
-            run = self._taken_over(now.runs[turn], row.epoch)
-            now = now._replace(runs=_put(now.runs, turn, run))
-            doing = "tool" if run.state in {"", "started"} else "next_step"
-        return _with_row(now, turn, row), _belief(row, "cancel" if row.is_asked else doing)
+        if row.runs_tools:
+            return _with_row(now, turn, row), _belief(row, "take_over")
+        row = _begun(row)
+        return _with_row(now, turn, row), _belief(row, "cancel" if row.is_asked else "call")
 
     def _taken_over(self, run: Run, epoch: int) -> Run:
         if run.state != "started":
@@ -398,6 +395,12 @@ class Model:
 
     # The transactions: the row as it is, the belief of whoever writes.
 
+    def _take_over(self, now: State, turn: int, hand: Hand) -> tuple[State, Hand | None]:
+        run = self._taken_over(now.runs[turn], hand.epoch)
+        doing = "tool" if run.state in {"", "started"} else "next_step"
+        now = now._replace(runs=_put(now.runs, turn, run))
+        return now, hand._replace(doing="cancel" if now.rows[turn].is_asked else doing)
+
     def _complete(self, now: State, turn: int, hand: Hand) -> tuple[State, Hand | None]:
         left = _left(_answered(now, turn, hand), turn, hand, "completed")
         return self._ended(left, turn), None
@@ -454,6 +457,7 @@ class Model:
 
 Transaction = Callable[[Model, State, int, Hand], tuple[State, Hand | None]]
 _WRITES: dict[str, Transaction] = {
+    "take_over": Model._take_over,
     "complete": Model._complete,
     "complete_step": Model._complete_step,
     "close_run": Model._close_run,

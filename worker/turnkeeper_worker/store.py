@@ -318,6 +318,15 @@ def complete_step(
     return following, stored.position
 
 
+def confirm(connection: Connection, turn: Claimed) -> None:
+    """Hold the turn still until the transaction ends, if it is ours.  Raises LeaseLost."""
+    if (
+        connection.execute(select(turns.c.id).where(_is_ours(turn)).with_for_update(key_share=True)).first()
+        is None
+    ):
+        raise LeaseLost(turn.id, turn.epoch)
+
+
 def next_step(connection: Connection, turn: Claimed) -> Claimed:
     """Number the next step, and its first attempt; the turn stays running.  Raises LeaseLost."""
     following: dict[str, Any] = {"step": turn.step + 1, "attempt": 1, "spent": 0, "runs_tools": False}
@@ -583,7 +592,12 @@ def _write(connection: Connection, turn: Claimed, change: Update) -> None:
     The lease is the epoch. Step and attempt are for a write whose answer was lost: when it is tried again,
     it finds the turn moved on, by itself.
     """
-    is_ours = and_(
+    if connection.execute(change.where(_is_ours(turn))).rowcount == 0:
+        raise LeaseLost(turn.id, turn.epoch)
+
+
+def _is_ours(turn: Claimed) -> ColumnElement[bool]:
+    return and_(
         turns.c.id == turn.id,
         turns.c.state == TurnState.RUNNING,
         turns.c.epoch == turn.epoch,
@@ -591,8 +605,6 @@ def _write(connection: Connection, turn: Claimed, change: Update) -> None:
         turns.c.attempt == turn.attempt,
         turns.c.runs_tools == turn.runs_tools,
     )
-    if connection.execute(change.where(is_ours)).rowcount == 0:
-        raise LeaseLost(turn.id, turn.epoch)
 
 
 def _countdown(due: ColumnElement[Any], *, is_rung: bool) -> dict[str, Any]:

@@ -43,7 +43,9 @@ class ToolStep:
 
 
 def take_over(connection: Connection, turn: Claimed) -> ToolStep:
-    """Go on with the tools of a turn whose worker was lost, in the transaction that claims it."""
+    """Go on with the tools of a turn whose worker was lost.  Raises LeaseLost."""
+    # Since the claim it may have become another worker's, which runs them by now.
+    store.confirm(connection, turn)
     runs = ledger.take_over(connection, turn)
     ours = {run.call.call_id for run in runs}
     awaits_more = not ours.issuperset(ledger.calls_of_step(connection, turn))

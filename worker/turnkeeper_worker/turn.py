@@ -150,6 +150,8 @@ class TurnRunner:
             if (planned := self.planner.plan_taken(taken)) is not None:
                 return planned
             return await self.database.surely(self.planner.plan_anew, turn)
+        except LeaseLost:
+            raise
         except Exception as error:  # noqa: BLE001 - the edge of a turn: what cannot be planned once never can
             self.observer.claimed(turn)
             return await self.remedies.apply(turn, crashed(turn, error), turn.elapsed)
