@@ -69,17 +69,25 @@ def seen(chat: str, seen_by: str) -> str:
 #: The fingerprint of rows that have the columns *digest*, *turn_seq* and *position*; it changes with any edit.
 DIGEST = "md5(coalesce(string_agg(digest, ' ' ORDER BY turn_seq, position), ''))"
 
-#: The rows of `Heard`, of messages that are selected.
-ROWS = "json_agg(json_build_array(role, parts, provider, credential) ORDER BY turn_seq, position)"
+_ROWS = "json_agg(json_build_array(role, parts, provider, credential) ORDER BY turn_seq, position)"
 
-_IS_SEEN = seen("CAST(:chat AS uuid)", "CAST(:seen_by AS integer)")
-_HEAR = text(
-    f"""
-    SELECT
-        (SELECT {ROWS} FROM messages WHERE {_IS_SEEN} AND (turn_seq, position) > (:seq, :position)) AS rows,
-        (SELECT {DIGEST} FROM messages WHERE {_IS_SEEN} AND (turn_seq, position) <= (:seq, :position)) AS digest
-    """  # noqa: S608 - constants
-)
+
+def heard(chat: str, seen_by: str, after: str) -> str:
+    """Return the columns *rows* and *digest* in SQL, of which `Heard` is made.
+
+    Args:
+        chat: The turn's chat, in SQL.
+        seen_by: The turn's number there, in SQL.
+        after: The place behind which the messages are read, in SQL.
+    """
+    is_seen = seen(chat, seen_by)
+    return f"""
+    (SELECT {_ROWS} FROM messages WHERE {is_seen} AND (turn_seq, position) > ({after})) AS rows,
+    (SELECT {DIGEST} FROM messages WHERE {is_seen} AND (turn_seq, position) <= ({after})) AS digest
+    """  # noqa: S608 - names of columns and parameters, no values
+
+
+_HEAR = text(f"SELECT {heard('CAST(:chat AS uuid)', 'CAST(:seen_by AS integer)', ':seq, :position')}")
 
 
 def hear(connection: Connection, chat_id: UUID, *, seen_by: int, after: Place = START) -> Heard:

@@ -98,8 +98,11 @@ class Planner:
 
     def plan_anew(self, connection: Connection, turn: Claimed) -> Attempt:
         """Plan the attempt that the turn is at, and read what that takes."""
-        attempt = self.plan(turn, self._read(connection, turn, after=_place_of(turn.anchor)))
-        attempt = attempt or self.plan(turn, self._read(connection, turn, after=START))
+        known = self._read(connection, turn)
+        attempt = self.plan(turn, known)
+        if attempt is None:
+            whole = history.hear(connection, turn.chat_id, seen_by=turn.seq)
+            attempt = self.plan(turn, replace(known, heard=whole))
         assert attempt is not None  # noqa: S101 - for the type checker; the whole history is enough for any plan
         return attempt
 
@@ -151,8 +154,8 @@ class Planner:
             model=model or (config.model if config else None),
         )
 
-    def _read(self, connection: Connection, turn: Claimed, *, after: Place) -> Known:
-        heard = history.hear(connection, turn.chat_id, seen_by=turn.seq, after=after)
+    def _read(self, connection: Connection, turn: Claimed) -> Known:
+        heard = history.hear(connection, turn.chat_id, seen_by=turn.seq, after=_place_of(turn.anchor))
         health = chain_health.health_of(connection, self._credential(turn.provider, turn.model))
         reached = limits.find_reached(connection, turn.owner) if _may_be_limited(turn) else None
         return Known(heard=heard, health=health, limit=None if reached is None else f"{reached}.")

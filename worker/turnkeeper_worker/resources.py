@@ -54,7 +54,7 @@ class Resources:
     cooldowns: Cooldowns
     configs: Mapping[str, ProviderConfig]
     keys: Mapping[str, str]
-    """The API keys, by the names of their providers."""
+    """A fingerprint of each provider's API key."""
     providers: Mapping[str, Provider]
     toolbox: Toolbox
     switchboard: Switchboard

@@ -7,7 +7,7 @@ talking with PostgreSQL than on anything else. What they mean stands in `store`.
 from sqlalchemy import Boolean, DateTime, bindparam, text
 from sqlalchemy.dialects.postgresql import JSONB
 
-from turnkeeper_worker.history import DIGEST, ROWS, seen
+from turnkeeper_worker.history import DIGEST, heard, seen
 
 #: A waiting turn that is due and first in its chat is claimed, its attempt entered, and its chat read.
 #: `before` is the row as it was: the claim empties the time since when it had been due.
@@ -58,14 +58,7 @@ CLAIM = text(
             WHERE standing.owner = this.owner AND standing.available_at <= now() AND standing.rung_at IS NULL
         ) AS others_stand_back,
         chat.*,
-        (
-            SELECT {ROWS} FROM messages
-            WHERE {seen("this.chat_id", "this.seq")} AND (turn_seq, position) > (after_seq, after_position)
-        ) AS said,
-        (
-            SELECT {DIGEST} FROM messages
-            WHERE {seen("this.chat_id", "this.seq")} AND (turn_seq, position) <= (after_seq, after_position)
-        ) AS digest,
+        {heard("this.chat_id", "this.seq", "after_seq, after_position")},
         coalesce(breaks, 0) AS breaks,
         coalesce(rests_until > now(), false) AS is_resting
     FROM this

@@ -169,7 +169,7 @@ _KEPT_AS_STORED = (
 def _taken(row: Row[Any], worker_id: UUID) -> Taken:
     return Taken(
         turn=_claimed(row, worker_id),
-        heard=Heard(after=(row.after_seq, row.after_position), rows=row.said or (), digest=row.digest),
+        heard=Heard(after=(row.after_seq, row.after_position), rows=row.rows or (), digest=row.digest),
         health=Health(row.breaks, row.is_resting),
     )
 
@@ -279,7 +279,8 @@ def complete(
     connection: Connection, turn: Claimed, ended: Ended, said: Sequence[Message], origin: Origin
 ) -> Settled:
     """Running → completed, with the last step's answer.  Raises LeaseLost."""
-    stored = _store_answer(connection, turn, ended, said, origin, is_last=True)
+    row = _store_answer(connection, turn, ended, said, origin, is_last=True)
+    stored = _stored(connection, turn, ended, row)
     # Whoever enqueued behind us did so before we locked the chat, or will find the turn ended.
     has_followers = stored.turn_count > turn.seq
     return Settled(stored.position, wake_next(connection, turn.chat_id) if has_followers else None)
@@ -295,7 +296,7 @@ def complete_at_once(
     """
     if turn.metered:
         return None
-    row = _try_to_store(connection, turn, ended, said, origin, is_last=True, only_unfollowed=True)
+    row = _store_answer(connection, turn, ended, said, origin, is_last=True, only_unfollowed=True)
     return None if row is None else Settled(row.position, woken=None)
 
 
@@ -312,7 +313,8 @@ def complete_step(
 
     Returns the turn, and the place of the first message.
     """
-    stored = _store_answer(connection, turn, ended, said, origin, runs_tools=runs_tools)
+    row = _store_answer(connection, turn, ended, said, origin, runs_tools=runs_tools)
+    stored = _stored(connection, turn, ended, row)
     usage = total(turn.usage, ended.usage)
     following = replace(turn, runs_tools=runs_tools, usage=usage, checkpoint=None, anchor=stored.anchor)
     return following, stored.position
@@ -351,25 +353,15 @@ class _Stored:
     anchor: Anchor | None
 
 
-def _store_answer(
-    connection: Connection,
-    turn: Claimed,
-    ended: Ended,
-    said: Sequence[Message],
-    origin: Origin,
-    *,
-    is_last: bool = False,
-    runs_tools: bool = False,
-) -> _Stored:
-    """Store messages, and what they mean for the turn, its attempt and its chat.  Raises LeaseLost."""
-    row = _try_to_store(connection, turn, ended, said, origin, is_last=is_last, runs_tools=runs_tools)
+def _stored(connection: Connection, turn: Claimed, ended: Ended, row: Row[Any] | None) -> _Stored:
+    """Count what the answer has cost, and tell what its storing brought about.  Raises LeaseLost."""
     if row is None:
         raise LeaseLost(turn.id, turn.epoch)
     _meter(connection, turn, ended)
     return _Stored(row.position, row.turn_count, read_anchor(row.anchor))
 
 
-def _try_to_store(
+def _store_answer(
     connection: Connection,
     turn: Claimed,
     ended: Ended,
@@ -380,6 +372,7 @@ def _try_to_store(
     runs_tools: bool = False,
     only_unfollowed: bool = False,
 ) -> Row[Any] | None:
+    """Store messages, and what they mean for turn, attempt and chat; return None where nothing was written."""
     return connection.execute(
         STORE_ANSWER,
         {
