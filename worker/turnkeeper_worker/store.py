@@ -322,10 +322,8 @@ def complete_step(
 
 def confirm(connection: Connection, turn: Claimed) -> None:
     """Hold the turn still until the transaction ends, if it is ours.  Raises LeaseLost."""
-    if (
-        connection.execute(select(turns.c.id).where(_is_ours(turn)).with_for_update(key_share=True)).first()
-        is None
-    ):
+    ours = select(turns.c.id).where(_is_ours(turn)).with_for_update(key_share=True)
+    if connection.execute(ours).first() is None:
         raise LeaseLost(turn.id, turn.epoch)
 
 
